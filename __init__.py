@@ -1,0 +1,1 @@
+"""tissuary: a foundation-model feature store for histology with lightweight heads."""

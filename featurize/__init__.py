@@ -1,0 +1,1 @@
+"""Pixels to features: cohorts, slides and their scale, views, backbones, the pipeline."""

@@ -1,0 +1,1 @@
+"""Frozen encoders: records, the registry, the builder, and the embedded encoders."""

@@ -1,0 +1,1 @@
+"""A synthetic cohort whose answer is known."""

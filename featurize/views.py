@@ -1,0 +1,101 @@
+"""Views: a physical field at a physical resolution."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..store.errors import InvalidNameError, ScaleError
+from ..store.naming import VIEW_ALIASES
+
+MAX_UPSAMPLING = 2.0
+"""Beyond this a view shows interpolation, not tissue, and is refused (except in the `zoom` layout)."""
+
+NATIVE = "native"
+
+LAYOUTS = {
+    "context": ("20x", "10x", "5x"),
+    "zoom": ("112um-0.5", "56um-0.25", "28um-0.125"),
+}
+"""Layout -> its views. `zoom` is digital by definition, so exempt from the up-sampling limit."""
+
+_VIEW = re.compile(r"(?P<fov>\d+(?:\.\d+)?)um-(?P<mpp>\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class View:
+    """A square field around a centre.
+
+    Attributes
+    ----------
+    name
+        Alias or `<um>um-<um per px>`.
+    fov_um
+        Side of the field.
+    mpp
+        um per pixel of the patch.
+    """
+
+    name: str
+    fov_um: float
+    mpp: float
+
+    @property
+    def side_px(self) -> int:
+        """Side of the patch in its own pixels."""
+        return max(1, round(self.fov_um / self.mpp))
+
+
+def resolve_view(name: str, *, slide_mpp: float, input_px: int) -> View:
+    """Give a view's name its physical meaning on one slide.
+
+    Parameters
+    ----------
+    name
+        `20x`, `10x`, `5x`, `native`, or `<um>um-<um per px>`.
+    slide_mpp
+        um per level-0 pixel; `native` takes its resolution from it.
+    input_px
+        Side of the backbone's input; `native` takes its size from it.
+
+    Raises
+    ------
+    InvalidNameError
+        If the name is none of these.
+    """
+    if name == NATIVE:
+        return View(NATIVE, fov_um=input_px * slide_mpp, mpp=slide_mpp)
+    if name in VIEW_ALIASES:
+        fov_um, mpp = VIEW_ALIASES[name]
+        return View(name, fov_um, mpp)
+    match = _VIEW.fullmatch(name)
+    if match is None or not float(match["fov"]) or not float(match["mpp"]):
+        known = ", ".join([*VIEW_ALIASES, NATIVE])
+        msg = f"view {name!r} is none of {known} and does not read as <um>um-<um per px>, for example 112um-0.5"
+        raise InvalidNameError(msg)
+    return View(name, float(match["fov"]), float(match["mpp"]))
+
+
+def upsampling(view: View, slide_mpp: float) -> float:
+    """How many times finer the view's pixels are than the slide's; 1 where they are coarser."""
+    return max(1.0, slide_mpp / view.mpp)
+
+
+def check_upsampling(view: View, slide_mpp: float, *, layout: str) -> float:
+    """Return the up-sampling factor, or refuse a view that the slide is too coarse for.
+
+    Raises
+    ------
+    ScaleError
+        If the slide would be enlarged more than `MAX_UPSAMPLING` times, outside the `zoom` layout.
+    """
+    factor = upsampling(view, slide_mpp)
+    if factor > MAX_UPSAMPLING and layout != "zoom":
+        fitting = f"{max(view.fov_um, 48 * slide_mpp):.0f}um-{slide_mpp:.1f}"  # 48 px hold some texture
+        msg = (
+            f"view {view.name} wants {view.mpp:g} um/px but the slide has {slide_mpp:.3g} um/px: it would be up-sampled "
+            f"{factor:.1f} times (limit {MAX_UPSAMPLING:g}). Ask for a view the slide can give, such as "
+            f"`--views {fitting}` or `--views native`."
+        )
+        raise ScaleError(msg)
+    return factor

@@ -1,0 +1,1 @@
+"""Features to expression: heads, training, honest evaluation."""

@@ -1,0 +1,1 @@
+"""Protocols, metrics, comparison and the report."""

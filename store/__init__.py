@@ -1,0 +1,1 @@
+"""Features at rest: files, catalogue, tables, neighbourhoods and search."""

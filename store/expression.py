@@ -1,0 +1,94 @@
+"""Raw counts of all genes beside the features, rows in the order of patches/spots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .arrays import Strings
+from .atomic import atomic_path
+from .errors import StoreError
+from .patch_file import Patches
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Raw counts of one slide.
+
+    Attributes
+    ----------
+    counts
+        (n_spots, n_genes) float32, sparse rows.
+    genes
+        (n_genes,) names.
+    barcode
+        (n_spots,) names of the rows.
+    """
+
+    counts: csr_matrix
+    genes: Strings
+    barcode: Strings
+
+
+def write_expression(path: Path, expression: Expression, patches: Patches, *, slide_id: str) -> None:
+    """Write counts as AnnData (`X` raw counts, `obsm["spatial"]` level-0 centres).
+
+    Raises
+    ------
+    StoreError
+        If rows are not those of the patch set, in its order, or genes repeat.
+    """
+    import anndata
+    import pandas
+
+    if len(expression.barcode) != len(patches) or (expression.barcode != patches.barcode).any():
+        msg = f"slide {slide_id}: rows of the counts are not the spots of the slide, in their order"
+        raise StoreError(msg)
+    if len(np.unique(expression.genes)) != len(expression.genes):
+        msg = f"slide {slide_id}: gene names repeat; make them unique before storing"
+        raise StoreError(msg)
+    observations = pandas.DataFrame(index=pandas.Index(expression.barcode.astype(object), name="barcode"))
+    if patches.array is not None:
+        observations["array_row"], observations["array_col"] = patches.array[:, 0], patches.array[:, 1]
+    adata = anndata.AnnData(
+        X=csr_matrix(expression.counts, dtype=np.float32),
+        obs=observations,
+        var=pandas.DataFrame(index=pandas.Index(expression.genes.astype(object), name="gene")),
+        obsm={"spatial": np.asarray(patches.center_px, dtype=np.float64)},
+        uns={"slide_id": slide_id},
+    )
+    with atomic_path(path) as temporary:
+        adata.write_h5ad(temporary)
+
+
+def read_expression(path: Path) -> Expression:
+    """Read counts through h5py alone, so that machines without anndata can train.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, damaged, or does not hold sparse rows as written here.
+    """
+    import h5py
+
+    if not path.is_file():
+        msg = f"{path} does not exist: this slide has no counts"
+        raise StoreError(msg)
+    try:
+        with h5py.File(path, "r") as file:
+            matrix = file["X"]
+            counts = csr_matrix(
+                (matrix["data"][()], matrix["indices"][()], matrix["indptr"][()]), shape=tuple(matrix.attrs["shape"])
+            )
+            return Expression(counts, _index(file["var"]), _index(file["obs"]))
+    except (OSError, KeyError) as error:
+        msg = f"{path} cannot be read as sparse AnnData ({error}): delete it and run featurize again"
+        raise StoreError(msg) from error
+
+
+def _index(frame: Any) -> Strings:
+    return np.asarray(frame[frame.attrs["_index"]].asstr()[()], dtype=np.str_)

@@ -1,0 +1,101 @@
+"""The patch file: where on a slide was looked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .arrays import Floats, Ints, Strings
+from .atomic import atomic_path
+from .errors import StoreError
+from .schema import PATCHES, create_h5, open_h5
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Centres of the patches of one slide; all views share them.
+
+    Attributes
+    ----------
+    center_px
+        (n, 2) float64 level-0 pixels, x then y.
+    barcode
+        (n,) names of the rows.
+    array
+        (n, 2) int32 row and column on the array, where known.
+    parent
+        (n,) int32 row in the next coarser grid, where grids nest.
+    """
+
+    center_px: Floats
+    barcode: Strings
+    array: Ints | None = None
+    parent: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.center_px)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over centres and barcodes; feature files carry it, so that rows cannot be mistaken."""
+        sha = hashlib.sha256(np.ascontiguousarray(self.center_px, dtype="<f8").tobytes())
+        sha.update("\n".join(map(str, self.barcode)).encode())
+        return sha.hexdigest()
+
+
+def write_patches(path: Path, patches: Patches, *, slide_id: str) -> None:
+    """Write the centres of one slide.
+
+    Raises
+    ------
+    StoreError
+        If barcodes repeat or lengths differ.
+    """
+    _check(patches, slide_id)
+    import h5py
+
+    with atomic_path(path) as temporary, create_h5(temporary, PATCHES) as file:
+        file.attrs["slide_id"] = slide_id
+        file.attrs["digest"] = patches.digest
+        file.create_dataset("center", data=np.asarray(patches.center_px, dtype="<f8"), track_times=False)
+        barcode = np.asarray(patches.barcode, dtype=object)
+        file.create_dataset("barcode", data=barcode, dtype=h5py.string_dtype("utf-8"), track_times=False)
+        for name, column in (("array", patches.array), ("parent", patches.parent)):
+            if column is not None:
+                file.create_dataset(name, data=np.asarray(column, dtype="<i4"), track_times=False)
+
+
+def read_patches(path: Path) -> Patches:
+    """Read the centres of one slide and check them against their digest.
+
+    Raises
+    ------
+    StoreError
+        If the file is foreign, or its contents are not what was written.
+    """
+    with open_h5(path, PATCHES) as file:
+        patches = Patches(
+            center_px=np.asarray(file["center"]),
+            barcode=np.asarray(file["barcode"].asstr()[()], dtype=np.str_),
+            array=np.asarray(file["array"]) if "array" in file else None,
+            parent=np.asarray(file["parent"]) if "parent" in file else None,
+        )
+        if patches.digest != file.attrs.get("digest"):
+            msg = f"{path}: centres and barcodes do not match their digest; delete the file and featurize again"
+            raise StoreError(msg)
+    return patches
+
+
+def _check(patches: Patches, slide_id: str) -> None:
+    names, counts = np.unique(patches.barcode, return_counts=True)
+    if (counts > 1).any():
+        repeated = ", ".join(map(str, names[counts > 1][:3]))
+        msg = f"slide {slide_id}: barcode {repeated} occurs more than once; barcodes name rows, so each must be unique"
+        raise StoreError(msg)
+    lengths = {len(column) for column in (patches.barcode, patches.array, patches.parent) if column is not None}
+    if lengths - {len(patches)}:
+        msg = f"slide {slide_id}: {len(patches)} centres but columns of {sorted(lengths)} rows"
+        raise StoreError(msg)

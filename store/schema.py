@@ -1,0 +1,113 @@
+"""The file format, version 1, as constants: encodings, dataset names, attributes, where files lie.
+
+`docs/format.md` says the same in prose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import StoreError
+from .naming import SPOTS, FeatureKey, check_name
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a file says it is, in its root attributes `encoding-type` and `encoding-version`."""
+
+    type: str
+    version: str
+
+
+SLIDE = Encoding("tissuary-slide", "1")
+PATCHES = Encoding("tissuary-patches", "1")
+FEATURES = Encoding("tissuary-features", "1")
+INDEX = Encoding("tissuary-index", "1")
+
+ALIGNMENT_BYTES = 4096
+"""Datasets start on a page, so that they can be memory-mapped and rows do not straddle needlessly."""
+
+
+def slide_path(root: Path, slide_id: str) -> Path:
+    """Path of a slide's file."""
+    return root / "slides" / f"{check_name(slide_id, 'slide id')}.h5"
+
+
+def patches_path(root: Path, slide_id: str, *, patches: str = SPOTS) -> Path:
+    """Path of a slide's patch centres."""
+    return root / "patches" / check_name(patches, "patch set") / f"{check_name(slide_id, 'slide id')}.h5"
+
+
+def features_path(root: Path, slide_id: str, *, key: str, patches: str = SPOTS) -> Path:
+    """Path of a slide's features under one key."""
+    folder = root / "features" / check_name(patches, "patch set") / str(FeatureKey.parse(key))
+    return folder / f"{check_name(slide_id, 'slide id')}.h5"
+
+
+def expression_path(root: Path, slide_id: str) -> Path:
+    """Path of a slide's raw counts."""
+    return root / "expression" / f"{check_name(slide_id, 'slide id')}.h5ad"
+
+
+def index_path(root: Path, name: str) -> Path:
+    """Folder of a search index."""
+    return root / "indexes" / check_name(name, "index name")
+
+
+@contextmanager
+def create_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
+    """Open a new, page-aligned HDF5 file that carries `encoding`."""
+    import h5py
+
+    with h5py.File(
+        path,
+        "w",
+        libver=("v110", "v110"),
+        alignment_threshold=ALIGNMENT_BYTES,
+        alignment_interval=ALIGNMENT_BYTES,
+    ) as file:
+        file.attrs["encoding-type"] = encoding.type
+        file.attrs["encoding-version"] = encoding.version
+        yield file
+
+
+@contextmanager
+def open_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
+    """Open an HDF5 file for reading and refuse it unless it says that it is `encoding`.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, is no (whole) HDF5 file, or is of another type or version.
+    """
+    import h5py
+
+    if not path.is_file():
+        msg = f"{path} does not exist: featurize the slide first, or check the name with `tissuary status`"
+        raise StoreError(msg)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        msg = f"{path} is not a whole HDF5 file ({error}). Delete it and run featurize again: it will be rewritten."
+        raise StoreError(msg) from error
+    with file:
+        found = Encoding(str(file.attrs.get("encoding-type", "none")), str(file.attrs.get("encoding-version", "none")))
+        if found != encoding:
+            msg = (
+                f"{path} says that it is {found.type} version {found.version}; wanted {encoding.type} version "
+                f"{encoding.version}. A foreign file must be imported; a newer version needs a newer tissuary."
+            )
+            raise StoreError(msg)
+        yield file
+
+
+def required(attributes: Any, name: str, path: Path) -> Any:
+    """Return attribute `name` of an opened file, or say that it is missing."""
+    if name not in attributes:
+        msg = f"{path} lacks the attribute {name!r} of its format: it was damaged or written by something else"
+        raise StoreError(msg)
+    return attributes[name]
