@@ -1,1 +1,30 @@
-"""Features to expression: heads, training, honest evaluation."""
+"""Features to expression: heads, training, honest evaluation.
+
+The names below are imported when first used, so that making one head does not load the whole comparison.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .contract import Head
+    from .evaluation.compare import CompareOptions, compare
+    from .registry import HEADS, make_head
+
+__all__ = ["HEADS", "CompareOptions", "Head", "compare", "make_head"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("CompareOptions", "compare"):
+        from .evaluation import compare as module
+
+        return getattr(module, name)
+    if name in ("HEADS", "make_head"):
+        from . import registry
+
+        return getattr(registry, name)
+    if name == "Head":
+        from .contract import Head
+
+        return Head
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,73 @@
+"""`tissuary compare`: every head and every control on the same folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .output import console, print_json, progress_bar, result, say
+
+if TYPE_CHECKING:
+    from ..heads.evaluation.compare import CompareOptions
+    from ..heads.evaluation.comparison import Comparison
+
+
+def compare(
+    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    heads: Annotated[list[str] | None, typer.Option("--heads", help="Heads, or all. Controls always come along.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Protocols, such as strict.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Which features, where there are several.")] = None,
+    views: Annotated[list[str] | None, typer.Option("--views", help="Views side by side; all where not given.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("report"),
+    seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")] = False,
+) -> None:
+    """Score heads and controls under a protocol; write report.html, results.json and results.parquet."""
+    from ..heads.evaluation.compare import CompareOptions
+
+    options = CompareOptions(
+        heads=tuple(heads or ("all",)),
+        protocols=tuple(protocol or ("strict",)),
+        backbone=backbone,
+        views=tuple(views or ()),
+        seed=seed,
+    )
+    comparison = run(store, options, out=out)
+    if json:
+        print_json(list(comparison.records))
+        return
+    show(comparison)
+    result(str(out / "report.html"))
+
+
+def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
+    """Compare under a progress bar and write the results."""
+    from ..heads.evaluation.compare import compare as run_compare
+    from ..heads.evaluation.report import write_report
+    from ..heads.evaluation.results_file import write_results
+    from ..store import Store
+
+    with progress_bar("compare") as progress:
+        comparison = run_compare(Store(store), options=options, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    write_results(comparison.records, out)
+    write_report(comparison, out / "report.html")
+    return comparison
+
+
+def show(comparison: Comparison) -> None:
+    """The leaderboard, what leaks, and what was left out, in the terminal."""
+    from ..heads.evaluation.leaderboard import leaderboard_tables
+
+    out = console()
+    for table in leaderboard_tables(comparison):
+        out.print(table)
+    for protocol in comparison.protocols:
+        for leak in protocol.leaks:
+            say(f"{protocol.name} leaks: {leak}")
+    for warning in comparison.warnings:
+        say(f"warning: {warning}")
+    for head, reason in comparison.skipped:
+        say(f"skipped {head}: {reason}")

@@ -1,0 +1,116 @@
+"""`tissuary demo`: slides to features to neighbours to a report, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .compare import run as run_compare
+from .compare import show
+from .featurize import (
+    Backbones,
+    Device,
+    Format,
+    Json,
+    Layout,
+    Mpp,
+    Name,
+    PatchChoice,
+    PitchUm,
+    Views,
+    Weights,
+    make_options,
+)
+from .featurize import run as run_featurize
+from .output import OK, SOME_FAILED, print_json, result, say
+
+FEW_PATIENTS = 3
+
+
+def demo(
+    data: Annotated[Path | None, typer.Option("--data", help="A cohort; a synthetic one where not given.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the store and the report.")] = Path("demo"),
+    format: Format = "auto",
+    pitch_um: PitchUm = None,
+    mpp: Mpp = None,
+    patches: PatchChoice = "auto",
+    views: Views = None,
+    layout: Layout = "context",
+    backbone: Backbones = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    name: Name = None,
+    json: Json = False,
+) -> None:
+    """Run the main job end to end: featurize, index, search, compare heads, write the report."""
+    from ..featurize.pipeline import stored_names
+    from ..heads.evaluation.compare import CompareOptions
+    from ..store import Store
+
+    options = make_options(
+        pitch_um=pitch_um,
+        mpp=mpp,
+        patches=patches,
+        views=views,
+        layout=layout,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        name=name,
+    )
+    source = data if data is not None else _synthetic(out / "cohort")
+    report = run_featurize(source, out / "store", options, format=format)
+    store = Store(out / "store")
+    first = stored_names(options)[0]
+    _look_up(store, first, options.view_names[0])
+    comparison = run_compare(
+        out / "store",
+        CompareOptions(protocols=_protocols(store), backbone=first, views=options.view_names),
+        out=out,
+    )
+    if json:
+        print_json(list(comparison.records))
+    else:
+        show(comparison)
+        result(str(out / "report.html"))
+    raise typer.Exit(SOME_FAILED if report.failed else OK)
+
+
+def _synthetic(folder: Path) -> Path:
+    """The synthetic cohort, made once."""
+    from ..featurize.synthetic.cohort import write_cohort
+
+    manifest = folder / "manifest.csv"
+    if not manifest.exists():
+        say(f"making a synthetic cohort in {folder}")
+        manifest = write_cohort(folder)
+    return manifest
+
+
+def _look_up(store: object, backbone: str, view: str) -> None:
+    """Index the first view and show the look-alikes of one patch in another patient."""
+    from ..store import Store
+    from ..store.naming import feature_key
+
+    assert isinstance(store, Store)
+    key = feature_key(backbone, view)
+    index = store.build_index(key)
+    slide = index.record.slide_ids[0]
+    several = len(set(index.record.patient_ids)) > 1
+    hits = store.search(slide, 0, k=3, key=key, exclude="patient" if several else None)
+    found = ", ".join(f"{hit.slide_id}:{hit.patch} ({hit.distance:.3f})" for hit in hits)
+    where = "other patients" if several else "the cohort"
+    say(f"indexed {index.flat.ntotal} patches; {slide}:0 looks most like {found} in {where}")
+
+
+def _protocols(store: object) -> tuple[str, ...]:
+    """`strict`, and `strict-slide` beside it where patients are fewer than three."""
+    from ..store import Store
+
+    assert isinstance(store, Store)
+    patients = {store.slide(slide).patient_id for slide in store.slide_ids}
+    if len(patients) < 2:
+        return ("strict-slide",)
+    return ("strict", "strict-slide") if len(patients) < FEW_PATIENTS else ("strict",)

@@ -1,0 +1,77 @@
+"""Options that take several values after one name: `--views 20x 10x 5x` is `--views 20x --views 10x --views 5x`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ..store.errors import InvalidNameError
+from ..store.naming import feature_key
+
+_PATHLIKE = re.compile(r"[/\\]")
+
+
+def expand_lists(arguments: Sequence[str]) -> list[str]:
+    """Repeat the option's name before each further value.
+
+    A value belongs to the list only if it reads as one of its kind, so that a positional argument after the list is
+    not swallowed.
+    """
+    out: list[str] = []
+    current: str | None = None
+    values = 0
+    for argument in arguments:
+        if argument.startswith("-"):
+            current, values = (argument, 0) if argument in _BELONGS else (None, 0)
+            out.append(argument)
+            continue
+        if current is not None:
+            if values == 0:
+                out.append(argument)
+                values = 1
+                continue
+            if _BELONGS[current](argument):
+                out += [current, argument]
+                continue
+            current = None
+        out.append(argument)
+    return out
+
+
+def _is_view(text: str) -> bool:
+    try:
+        feature_key("x", text)
+    except InvalidNameError:
+        return False
+    return True
+
+
+def _is_backbone(text: str) -> bool:
+    return text.endswith(".json") or (not _PATHLIKE.search(text) and _known_backbone(text))
+
+
+def _known_backbone(text: str) -> bool:
+    from ..featurize.backbones.registry import BACKBONES
+
+    return text in BACKBONES
+
+
+def _is_head(text: str) -> bool:
+    from ..heads.registry import HEADS
+
+    return text == "all" or text in HEADS
+
+
+def _is_protocol(text: str) -> bool:
+    from ..heads.evaluation.protocols import PROTOCOLS
+
+    return text in PROTOCOLS
+
+
+_BELONGS: dict[str, Callable[[str], bool]] = {
+    "--views": _is_view,
+    "--weights": lambda text: "=" in text,
+    "--backbone": _is_backbone,
+    "--heads": _is_head,
+    "--protocol": _is_protocol,
+}

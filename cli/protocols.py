@@ -1,0 +1,35 @@
+"""`tissuary protocols`: how heads are compared, and what each way leaks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from .output import print_json, result
+
+
+def protocols(
+    name: Annotated[str | None, typer.Argument(help="One protocol; all where not given.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Print evaluation protocols: split, panel, target, what they declare and what they leak."""
+    from ..heads.evaluation.protocols import PROTOCOLS, get_protocol
+
+    chosen = [get_protocol(name)] if name else list(PROTOCOLS.values())
+    if json:
+        print_json([asdict(one) for one in chosen])
+        return
+    for one in chosen:
+        result(one.name)
+        for field, value in asdict(one).items():
+            if field == "name":
+                continue
+            if isinstance(value, tuple | list):
+                for item in value:
+                    result(f"  {field}: {item}")
+                if not value:
+                    result(f"  {field}: nothing known")
+            else:
+                result(f"  {field}: {value}")

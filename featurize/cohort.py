@@ -1,0 +1,179 @@
+"""What a cohort is, whatever its source: samples, each an image and perhaps spots with counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..store.arrays import Floats, Ints, Strings
+from ..store.errors import CohortError, ScaleError
+from ..store.naming import check_name
+from .scale import MAX_DISAGREEMENT
+
+UNKNOWN_PATIENT = "unknown:"
+"""Prefix of the patient of a slide whose source does not name one. A patient is never guessed."""
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Measured locations of one slide.
+
+    Attributes
+    ----------
+    barcode
+        (n,) names, each once.
+    center_px
+        (n, 2) float64 centres in level-0 pixels, x then y.
+    array
+        (n, 2) int32 row and column, where the source says.
+    """
+
+    barcode: Strings
+    center_px: Floats
+    array: Ints | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Spots and what was counted in them.
+
+    Attributes
+    ----------
+    counts
+        (n, n_genes) float32 raw counts, rows as the spots.
+    genes
+        (n_genes,) names, each once.
+    """
+
+    spots: Spots
+    counts: csr_matrix
+    genes: Strings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One slide of a cohort, as its source describes it; nothing is read yet.
+
+    Attributes
+    ----------
+    patient_id
+        `unknown:<slide_id>` where the source does not say.
+    mpp
+        um per level-0 pixel, as the source declares.
+    pitch_um
+        Distance of neighbouring spots in um, as declared.
+    read_measured
+        Reads spots and counts; None for a slide without.
+    """
+
+    slide_id: str
+    patient_id: str
+    image: Path
+    mpp: float | None = None
+    pitch_um: float | None = None
+    read_measured: Callable[[], Measured] | None = None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Slides to featurize.
+
+    Attributes
+    ----------
+    source
+        Which reader found them, and why it was chosen.
+    """
+
+    samples: tuple[Sample, ...]
+    source: str
+
+
+def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = None) -> Cohort:
+    """Describe the slides of a source, in a fixed order.
+
+    Images and counts are not opened yet, so that a damaged one costs only its own slide.
+
+    Parameters
+    ----------
+    source
+        A folder, manifest or image.
+    format
+        A key of `tissuary.featurize.sources.SOURCES`, or "auto".
+    pitch_um
+        Spot pitch of every slide that has spots; a manifest's own must agree with it.
+
+    Raises
+    ------
+    CohortError
+        If there is nothing at `source` that can be read, or a slide id occurs twice.
+    InvalidNameError
+        If a slide id cannot become a file name.
+    ScaleError
+        If a manifest's pitch and `pitch_um` contradict one another.
+    """
+    from .sources import SOURCES, detect
+
+    if not source.exists():
+        msg = f"{source} does not exist: give a folder, a manifest or an image"
+        raise CohortError(msg)
+    if format == "auto":
+        format, why = detect(source)
+    elif format in SOURCES:
+        why = "as asked"
+    else:
+        msg = f"format {format!r} is not known: choose one of auto, {', '.join(SOURCES)}"
+        raise CohortError(msg)
+    samples = SOURCES[format](source)
+    for sample in samples:
+        check_name(sample.slide_id, "slide id")
+    repeated = [name for name, times in Counter(s.slide_id for s in samples).items() if times > 1]
+    if repeated:
+        msg = f"{source}: slide id {', '.join(repeated)} occurs more than once: rename, so that each slide has its own"
+        raise CohortError(msg)
+    return Cohort(tuple(_with_pitch(sample, pitch_um) for sample in samples), f"{format}: {why}")
+
+
+def unknown_patient(slide_id: str) -> str:
+    """Patient id of a slide whose source does not name the patient."""
+    return f"{UNKNOWN_PATIENT}{slide_id}"
+
+
+def check_spots_inside(slide_id: str, spots: Spots, *, width_px: int, height_px: int) -> None:
+    """Refuse spots whose centre is not on the slide.
+
+    Raises
+    ------
+    CohortError
+        Naming how many, and the first.
+    """
+    x, y = spots.center_px.T
+    # Written so that NaN counts as outside.
+    outside = ~((x >= 0) & (x <= width_px) & (y >= 0) & (y <= height_px))
+    if outside.any():
+        first = int(np.argmax(outside))
+        msg = (
+            f"slide {slide_id}: {int(outside.sum())} of {len(x)} spots lie outside its {width_px} x {height_px} px, "
+            f"the first is {spots.barcode[first]} at x={x[first]:.1f} y={y[first]:.1f}. Are the positions those of "
+            "another resolution of the image, or x and y exchanged?"
+        )
+        raise CohortError(msg)
+
+
+def _with_pitch(sample: Sample, pitch_um: float | None) -> Sample:
+    """The sample with the pitch of the command line, where its source gives none."""
+    if pitch_um is None or sample.read_measured is None:
+        return sample
+    if sample.pitch_um is None:
+        return replace(sample, pitch_um=pitch_um)
+    if max(sample.pitch_um, pitch_um) > MAX_DISAGREEMENT * min(sample.pitch_um, pitch_um):
+        msg = (
+            f"slide {sample.slide_id}: its manifest says a spot pitch of {sample.pitch_um:g} um, --pitch-um "
+            f"{pitch_um:g}: correct one of them"
+        )
+        raise ScaleError(msg)
+    return sample

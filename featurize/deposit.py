@@ -1,0 +1,111 @@
+"""Geometry, patches and counts into the store: written once, and never changed behind anyone's back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ..store.arrays import Bools, Pixels
+from ..store.errors import StoreError
+from ..store.expression import Expression, read_expression, write_expression
+from ..store.patch_file import Patches, read_patches, write_patches
+from ..store.schema import expression_path, patches_path, slide_path
+from ..store.slide_file import SlideRecord, read_slide, write_slide
+from .cohort import Measured, Sample
+from .scale import Scale
+from .slide import Slide
+
+
+DIGEST_BYTES = 1 << 20
+
+
+def deposit_slide(
+    root: Path, sample: Sample, slide: Slide, *, scale: Scale, thumbnail: Pixels, tissue: Bools
+) -> SlideRecord:
+    """Write the slide file, or check that the one in the store says the same.
+
+    Raises
+    ------
+    StoreError
+        If the store holds another slide, scale or patient under this id.
+    """
+    record = SlideRecord(
+        slide_id=sample.slide_id,
+        patient_id=sample.patient_id,
+        width_px=slide.width,
+        height_px=slide.height,
+        mpp=scale.mpp,
+        mpp_source=scale.source,
+        mpp_candidates=scale.candidates,
+        source=os.fspath(sample.image),
+        source_digest=source_digest(sample.image),
+        created_by=f"tissuary {version('tissuary')}",
+    )
+    path = slide_path(root, sample.slide_id)
+    if not path.exists():
+        write_slide(path, record, thumbnail=thumbnail, tissue=tissue)
+        return record
+    found = read_slide(path)
+    for name in ("patient_id", "width_px", "height_px", "mpp", "source_digest"):
+        old, new = getattr(found, name), getattr(record, name)
+        if old != new:
+            msg = (
+                f"slide {sample.slide_id} is in the store with {name} {old}, the source now says {new}. A store never "
+                f"changes a file: use another store, or delete everything of this slide ({path} first)."
+            )
+            raise StoreError(msg)
+    return found
+
+
+def deposit_patches(root: Path, slide_id: str, patches: Patches, *, name: str) -> None:
+    """Write a patch set, or check that the one in the store is the same.
+
+    Raises
+    ------
+    StoreError
+        If it is another.
+    """
+    path = patches_path(root, slide_id, patches=name)
+    if not path.exists():
+        write_patches(path, patches, slide_id=slide_id)
+    elif (found := read_patches(path)).digest != patches.digest:
+        msg = (
+            f"slide {slide_id}: the store's patch set {name!r} has {len(found)} patches, the source now gives "
+            f"{len(patches)} or others. Use another store, or delete {path} and the features made from it."
+        )
+        raise StoreError(msg)
+
+
+def deposit_counts(root: Path, slide_id: str, measured: Measured, patches: Patches) -> None:
+    """Write the raw counts, or check that those in the store are the same.
+
+    Raises
+    ------
+    StoreError
+        If they are others.
+    """
+    path = expression_path(root, slide_id)
+    if not path.exists():
+        expression = Expression(measured.counts, measured.genes, measured.spots.barcode)
+        write_expression(path, expression, patches, slide_id=slide_id)
+        return
+    found = read_expression(path)
+    same = found.counts.shape == measured.counts.shape and np.array_equal(found.genes, measured.genes)
+    if not same or (found.counts != measured.counts).nnz:
+        msg = f"slide {slide_id}: the counts in the store are not those of the source; delete {path} and run again"
+        raise StoreError(msg)
+
+
+def source_digest(image: Path) -> str:
+    """sha256 over size, first and last MiB: names a gigabyte file without reading all of it."""
+    size = image.stat().st_size
+    sha = hashlib.sha256(str(size).encode())
+    with image.open("rb") as file:
+        sha.update(file.read(DIGEST_BYTES))
+        file.seek(max(0, size - DIGEST_BYTES))
+        sha.update(file.read(DIGEST_BYTES))
+    return sha.hexdigest()

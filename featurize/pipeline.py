@@ -1,0 +1,131 @@
+"""Featurize a cohort: every slide in turn, each on its own, so that one bad slide costs only itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..store.errors import CohortError, TissuaryError
+from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
+
+if TYPE_CHECKING:
+    from .backbones.build import Encoder
+
+log = logging.getLogger(__name__)
+
+
+def featurize(
+    source: str | Path,
+    store: str | Path,
+    *,
+    options: FeaturizeOptions | None = None,
+    format: str = "auto",
+    progress: Progress | None = None,
+) -> FeaturizeReport:
+    """Embed every patch of every slide of a cohort, once.
+
+    Parameters
+    ----------
+    source
+        What to read: a folder, a manifest, a slide.
+    store
+        Folder of the store; made where it is not there. Slides that are complete in it are skipped.
+    options
+        Views, backbones, scale and the like.
+    format
+        One of `tissuary.featurize.sources.SOURCES`, or "auto".
+
+    Returns
+    -------
+    FeaturizeReport
+        Slides done and failed, each failure with its cause.
+
+    Raises
+    ------
+    TissuaryError
+        If the cohort or a backbone cannot be read at all, or every slide failed (the first cause is given).
+    """
+    from .cohort import load_cohort
+    from .slide_job import run_slide
+
+    options = options or FeaturizeOptions()
+    started = time.perf_counter()
+    cohort = load_cohort(Path(source), format=format, pitch_um=options.pitch_um)
+    log.info("%s: %d slides (%s)", source, len(cohort.samples), cohort.source)
+    encoders = build_encoders(options)
+    root = Path(store)
+    done: list[SlideDone] = []
+    failed: list[tuple[str, str]] = []
+    causes: list[Exception] = []
+    for sample in cohort.samples:
+        try:
+            done.append(run_slide(sample, root, options, encoders=encoders, progress=progress or _silent))
+        except (TissuaryError, OSError, MemoryError) as error:
+            log.warning("slide %s failed: %s", sample.slide_id, error)
+            failed.append((sample.slide_id, str(error) or type(error).__name__))
+            causes.append(error)
+    if causes and not done:
+        causes[0].add_note(f"None of the {len(failed)} slides of {source} could be done; this is the first cause.")
+        raise causes[0]
+    return FeaturizeReport(
+        store=root,
+        source=cohort.source,
+        done=tuple(done),
+        failed=tuple(failed),
+        licences={name: encoder.record.licence for name, encoder in encoders.items()},
+        unknown_patients=tuple(s.slide_id for s in cohort.samples if s.patient_id.startswith("unknown:")),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def stored_names(options: FeaturizeOptions) -> tuple[str, ...]:
+    """The part of the feature keys before the `@`, one per backbone asked for, known without loading weights."""
+    from .backbones.build import stored_key
+    from .backbones.registry import get_record
+
+    if options.name is not None:
+        return (options.name,)
+    records = [get_record(name) for name in options.backbones]
+    return tuple(stored_key(record, weights=options.weights.get(record.key)) for record in records)
+
+
+def build_encoders(options: FeaturizeOptions) -> dict[str, Encoder]:
+    """The encoders of a run, by the name their features are stored under.
+
+    The one-number haematoxylin density is always among them.
+
+    Raises
+    ------
+    BackboneError
+        If a record, weights file or architecture cannot be used.
+    """
+    from .backbones.build import build_encoder
+    from .backbones.registry import get_record
+
+    records = [get_record(name) for name in options.backbones]
+    unused = set(options.weights) - {record.key for record in records}
+    if unused:
+        msg = (
+            f"weights were given for {', '.join(sorted(unused))}, which is not among the backbones "
+            f"{', '.join(record.key for record in records)}"
+        )
+        raise CohortError(msg)
+    device = _device(options.device)
+    built = [build_encoder(record, weights=options.weights.get(record.key), device=device) for record in records]
+    encoders = {options.name or encoder.record.key: encoder for encoder in built}
+    encoders.setdefault(DENSITY, build_encoder(get_record(DENSITY), weights=None, device=device))
+    return encoders
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _silent(slide_id: str, done: int, total: int) -> None:
+    """No one watches."""

@@ -1,0 +1,156 @@
+"""One door to every image: a slide is opened by whichever reader fits it, and read by level and region."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from ..store.arrays import Pixels
+from ..store.errors import SlideError
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
+
+
+class Slide(Protocol):
+    """An open image with its levels, finest first. Reading is safe from several threads at once."""
+
+    @property
+    def width(self) -> int:
+        """Width of level 0, pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Height of level 0, pixels."""
+        ...
+
+    @property
+    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each level, in its own pixels."""
+        ...
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """How many level-0 pixels a pixel of each level spans; never rounded to a whole number."""
+        ...
+
+    @property
+    def metadata_mpp(self) -> float | None:
+        """um per level-0 pixel as the file says, unchecked; None where it does not say."""
+        ...
+
+    @property
+    def reader(self) -> str:
+        """Which library reads the pixels."""
+        ...
+
+    def read(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> Pixels:
+        """Read a region.
+
+        Parameters
+        ----------
+        level
+            Index into `level_dimensions`.
+        x_px, y_px, width_px, height_px
+            The region in pixels of that level; it must lie inside the level.
+
+        Returns
+        -------
+        Pixels
+            (height_px, width_px, 3) RGB; what the slide does not cover is white.
+
+        Raises
+        ------
+        SlideError
+            If the region leaves the level, or its pixels are damaged.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_slide(path: Path) -> Slide:
+    """Open an image, choosing the reader by the file's content and not by its ending.
+
+    - Scanner formats that OpenSlide knows: OpenSlide.
+    - Every other TIFF, OME and plain pyramids included: tifffile. OpenSlide would read those that are tiled too, but
+      it overlooks pyramids kept in SubIFDs and the OME scale, and it interpolates where a level's downsample is not
+      a whole number.
+    - JPEG and PNG: decoded whole, with a pyramid in memory. Their dpi never become um/px.
+
+    Raises
+    ------
+    SlideError
+        If the file is missing, damaged, or no image that can be read.
+    ScaleError
+        If its metadata say that pixels are not square.
+    """
+    from openslide import OpenSlide
+
+    if not path.is_file():
+        kind = "is a folder, not an image" if path.is_dir() else "does not exist"
+        msg = f"image {path} {kind}: correct the path in the source or manifest"
+        raise SlideError(msg)
+    with path.open("rb") as file:
+        head = file.read(8)
+    vendor = OpenSlide.detect_format(path)  # asked first: an .mrxs begins as a JPEG
+    if vendor is not None and vendor != "generic-tiff":
+        from .slide_openslide import OpenSlideSlide
+
+        return OpenSlideSlide(path)
+    if head.startswith(TIFF_MAGICS):
+        from .slide_tiff import open_tiff
+
+        return open_tiff(path)
+    if head.startswith((JPEG_MAGIC, PNG_MAGIC)):
+        from .slide_photo import open_photo
+
+        return open_photo(path)
+    msg = (
+        f"image {path} ({path.stat().st_size} bytes) is no format that OpenSlide or tifffile knows, and no JPEG or "
+        "PNG: it is damaged or of another kind; convert it to a pyramidal TIFF"
+    )
+    raise SlideError(msg)
+
+
+def check_region(dimensions: tuple[tuple[int, int], ...], level: int, box: tuple[int, int, int, int], path: Path) -> None:
+    """Refuse a region (x, y, width, height) that leaves its level.
+
+    Raises
+    ------
+    SlideError
+        If it does, or the level does not exist.
+    """
+    if not 0 <= level < len(dimensions):
+        msg = f"image {path} has levels 0 to {len(dimensions) - 1}; level {level} was asked for"
+        raise SlideError(msg)
+    x, y, width, height = box
+    if x < 0 or y < 0 or width < 1 or height < 1 or x + width > dimensions[level][0] or y + height > dimensions[level][1]:
+        msg = (
+            f"image {path}: region x={x} y={y} of {width} x {height} px leaves level {level}, which has "
+            f"{dimensions[level][0]} x {dimensions[level][1]} px"
+        )
+        raise SlideError(msg)
+
+
+def on_white(pixels: Pixels) -> Pixels:
+    """Lay straight-alpha pixels (h, w, 4) on white: (h, w, 3)."""
+    alpha = pixels[..., 3:]
+    if (alpha == 255).all():
+        return np.ascontiguousarray(pixels[..., :3])
+    weight = alpha.astype(np.uint16)
+    mixed = (pixels[..., :3] * weight + 255 * (255 - weight) + 127) // 255
+    return mixed.astype(np.uint8)

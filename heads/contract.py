@@ -1,0 +1,50 @@
+"""The contract of a head: scikit-learn's, on tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from ..store.errors import HeadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..store.table import Table
+
+
+class Head(Protocol):
+    """Anything with `fit(table)` and `predict(table)`.
+
+    The constructor only stores its options; learnt things end in `_`; the seed is an option. A head learns
+    `table.targets`, which the protocol has centred per slide, weighs rows by `table.weights`, and predicts the same:
+    deviations from `table.target_offset` of each row's slide. The comparison adds the offset back.
+    """
+
+    def fit(self, table: Table) -> Self:
+        """Learn from the rows of a prepared table."""
+        ...
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel) for the rows of a table, which carries no targets."""
+        ...
+
+
+def training_arrays(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Targets (n, n_panel) and weights (n,) of a prepared table.
+
+    Raises
+    ------
+    HeadError
+        If the table was not prepared for training.
+    """
+    if table.targets is None or table.weights is None:
+        msg = "this table has no targets to learn: prepare it with tissuary.heads.evaluation.preparation.prepare"
+        raise HeadError(msg)
+    return table.targets, table.weights
+
+
+def options_of(head: Any) -> dict[str, Any]:
+    """Options of a head as it was constructed, and what it chose on inner folds (`chosen_`)."""
+    own = {name: value for name, value in vars(head).items() if not name.endswith("_") and not name.startswith("_")}
+    return {**own, **getattr(head, "chosen_", {})}

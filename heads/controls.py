@@ -1,0 +1,167 @@
+"""Controls: heads that see no morphology, or only trivial morphology. A score means something only above them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..store.arrays import Floats, Ints
+from ..store.errors import HeadError
+from ..store.table import Table
+from .closed_form import ridge_path
+from .contract import training_arrays
+from .ridge import Ridge
+
+DENSITY = "haematoxylin@"
+
+
+class Mean:
+    """The training mean of every gene: constant everywhere."""
+
+    def fit(self, table: Table) -> Self:
+        """Learn nothing: the offset of a slide is the training mean already."""
+        self.n_genes_ = training_arrays(table)[0].shape[1]
+        self.level_ = _offsets(table).mean(axis=0)
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        return (self.level_ - _offsets(table))[table.slide]
+
+
+class PatientMean:
+    """The mean profile of the same patient's training slides; the training mean where there is none.
+
+    Only a protocol that lets a patient span train and test gives it something to know.
+    """
+
+    def fit(self, table: Table) -> Self:
+        """Average slide profiles by patient."""
+        offsets = _offsets(table)
+        patients = np.array(table.patient_ids)
+        self.overall_ = offsets.mean(axis=0)
+        self.profiles_ = {str(p): offsets[patients == p].mean(axis=0) for p in np.unique(patients)}
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        level = np.stack([self.profiles_.get(patient, self.overall_) for patient in table.patient_ids])
+        return (level - _offsets(table))[table.slide]
+
+
+class SlideFeatureMean:
+    """Ridge from a slide's mean feature vector to its mean profile: one value per slide.
+
+    What it gains on pooled scores is slide identity, not morphology of spots.
+    """
+
+    def fit(self, table: Table) -> Self:
+        """Learn from one row per slide."""
+        x = slide_features(table)
+        self.mean_, self.spread_ = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+        x = (x - self.mean_) / self.spread_
+        self.path_ = ridge_path(x, _offsets(table), np.ones(len(x)))
+        self.alpha_ = float(x.shape[1])
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        x = (slide_features(table) - self.mean_) / self.spread_
+        level = self.path_.predict(x, (self.alpha_,))[0].astype(np.float32)
+        return (level - _offsets(table))[table.slide]
+
+
+class Coordinates:
+    """Ridge on a quadratic of the spot's position, centred and scaled per slide."""
+
+    def fit(self, table: Table) -> Self:
+        """Learn from position alone."""
+        y, weights = training_arrays(table)
+        self.path_ = ridge_path(_quadratic(table), y, weights)
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        return self.path_.predict(_quadratic(table), (5.0,))[0].astype(np.float32)
+
+
+class Density:
+    """Ridge on one number, the mean haematoxylin density of the patch: the floor that morphology must beat."""
+
+    def fit(self, table: Table) -> Self:
+        """Learn one slope per gene."""
+        y, weights = training_arrays(table)
+        self.path_ = ridge_path(_density(table), y, weights)
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        return self.path_.predict(_density(table), (1.0,))[0].astype(np.float32)
+
+
+class Shuffled:
+    """`ridge` on targets shuffled among the spots of each slide: what the pipeline scores when nothing is there.
+
+    Parameters
+    ----------
+    seed
+        Of the shuffle.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def fit(self, table: Table) -> Self:
+        """Shuffle targets and their weights together within slides, then fit `ridge`."""
+        y, weights = training_arrays(table)
+        order = _shuffle_within(table.slide, np.random.default_rng(self.seed))
+        self.ridge_ = Ridge().fit(replace(table, targets=y[order], weights=weights[order]))
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        return self.ridge_.predict(table)
+
+
+def slide_features(table: Table) -> Floats:
+    """Mean of the unstandardised features of each slide, (n_slides, d)."""
+    raw = [replace(column, shift=None, scale=None) for column in table.columns.values()]
+    x = np.concatenate([column.gather(table.slide, table.row) for column in raw], axis=-1)
+    return np.stack([x[table.slide == s].mean(axis=0, dtype=np.float64) for s in range(len(table.slide_ids))])
+
+
+def _offsets(table: Table) -> NDArray[np.float32]:
+    if table.target_offset is None:
+        msg = "this table has no slide offsets: prepare it with tissuary.heads.evaluation.preparation.prepare"
+        raise HeadError(msg)
+    return table.target_offset
+
+
+def _quadratic(table: Table) -> Floats:
+    """x, y, x^2, xy, y^2 of positions z-scored per slide, (n, 5)."""
+    out = np.empty((len(table), 5))
+    for one in range(len(table.slide_ids)):
+        here = table.slide == one
+        position = table.center_um[here] - table.center_um[here].mean(axis=0)
+        x, y = (position / np.maximum(position.std(axis=0), 1e-9)).T
+        out[here] = np.stack([x, y, x * x, x * y, y * y], axis=1)
+    return out
+
+
+def _density(table: Table) -> Floats:
+    keys = [key for key in table.control_columns if key.startswith(DENSITY)]
+    if not keys:
+        msg = f"the table has no features {DENSITY}<view>: featurize the slides again, which stores them"
+        raise HeadError(msg)
+    return table.control_columns[keys[0]].gather(table.slide, table.row)
+
+
+def _shuffle_within(slide: Ints, rng: np.random.Generator) -> Ints:
+    order = np.arange(len(slide))
+    for one in np.unique(slide):
+        here = np.flatnonzero(slide == one)
+        order[here] = rng.permutation(here)
+    return order

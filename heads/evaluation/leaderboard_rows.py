@@ -1,0 +1,154 @@
+"""One line of a leaderboard: an aggregate record joined with the records of its folds, under a clear name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ...store.errors import ProtocolError
+from .comparison import Record
+from .numerals import number
+
+# The score that ranks, of which `Protocol.headline` is the description.
+HEADLINE_FIELD = "pcc_slide_mean"
+AGGREGATE_FOLD = "all"
+
+Kind = Literal["head", "control", "diagnostic"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a leaderboard.
+
+    Parameters
+    ----------
+    label
+        The head, with mode, options and seed as far as they tell it from the other lines.
+    kind
+        Whether it competes, is part of the floor, or looks at what no predictor has.
+    aggregate
+        The record of fold ``"all"``; without any score where a head has none.
+    folds
+        The records of the single folds.
+    """
+
+    label: str
+    kind: Kind
+    aggregate: Record
+    folds: tuple[Record, ...]
+
+    @property
+    def score(self) -> float | None:
+        """The headline score, None where there is none."""
+        return number(self.aggregate, HEADLINE_FIELD)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % bootstrap interval over patients, None below five patients."""
+        low = number(self.aggregate, f"{HEADLINE_FIELD}_low")
+        high = number(self.aggregate, f"{HEADLINE_FIELD}_high")
+        return None if low is None or high is None else (low, high)
+
+    @property
+    def fold_scores(self) -> dict[str, float | None]:
+        """The headline score of each fold, None where a fold has none."""
+        return {str(fold.get("fold")): number(fold, HEADLINE_FIELD) for fold in self.folds}
+
+    @property
+    def fold_range(self) -> tuple[float, float] | None:
+        """Lowest and highest score of a fold."""
+        scores = [score for score in self.fold_scores.values() if score is not None]
+        return (min(scores), max(scores)) if scores else None
+
+    @property
+    def per_patient(self) -> dict[str, float]:
+        """The headline score of each patient that has one."""
+        values = self.aggregate.get("per_patient")
+        if not isinstance(values, dict):
+            return {}
+        scores = {str(patient): number(values, patient) for patient in values}
+        return {patient: score for patient, score in scores.items() if score is not None}
+
+
+def kind_of(record: Record) -> Kind:
+    """Return whether a record competes, is part of the floor, or is a diagnostic."""
+    if record.get("diagnostic"):
+        return "diagnostic"
+    return "control" if record.get("control") else "head"
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Join each aggregate with its folds: by head, mode and seed, and by options where these are not enough.
+
+    Raises
+    ------
+    ProtocolError
+        Where two aggregates cannot be told apart.
+    """
+    plain = [_identity(record) for record in records if _is_aggregate(record)]
+    ambiguous = {identity for identity in plain if plain.count(identity) > 1}
+    entries: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        identity = _identity(record)
+        # A fold may record the value that it chose, so that options are compared only where they must be.
+        full = (*identity, _options(record)) if identity in ambiguous else identity
+        entries.setdefault(full, []).append(record)
+    labels = _labels([group[0] for group in entries.values()])
+    return [_row(label, group) for label, group in zip(labels, entries.values(), strict=True)]
+
+
+def _row(label: str, records: Sequence[Record]) -> Row:
+    aggregates = [record for record in records if _is_aggregate(record)]
+    if len(aggregates) > 1:
+        msg = (
+            f"{label} has {len(aggregates)} records of fold {AGGREGATE_FOLD!r} with one head, mode, seed and options; "
+            "give each its own options, or compare them in reports of their own."
+        )
+        raise ProtocolError(msg)
+    described = {name: records[0].get(name) for name in ("head", "mode", "seed", "options", "control", "diagnostic")}
+    aggregate = aggregates[0] if aggregates else described
+    folds = tuple(record for record in records if not _is_aggregate(record))
+    return Row(label=label, kind=kind_of(aggregate), aggregate=aggregate, folds=folds)
+
+
+def _labels(records: Sequence[Record]) -> list[str]:
+    """Name each row as shortly as is clear: head and mode, then options, then the seed."""
+    labels = [_with_mode(record) for record in records]
+    for describe in (_options_words, _seed_words):
+        shared = {label for label in labels if labels.count(label) > 1}
+        details = [describe(record) if label in shared else "" for label, record in zip(labels, records, strict=True)]
+        labels = [f"{label}, {detail}" if detail else label for label, detail in zip(labels, details, strict=True)]
+    return labels
+
+
+def _with_mode(record: Record) -> str:
+    mode = record.get("mode")
+    return str(record.get("head")) if mode in (None, "", "default") else f"{record.get('head')} ({mode})"
+
+
+def _options_words(record: Record) -> str:
+    options = record.get("options")
+    return ", ".join(f"{name}={value}" for name, value in options.items()) if isinstance(options, dict) else ""
+
+
+def _seed_words(record: Record) -> str:
+    return f"seed {record.get('seed')}"
+
+
+def _identity(record: Record) -> tuple[str, ...]:
+    return tuple(str(record.get(name)) for name in ("head", "mode", "seed"))
+
+
+def _options(record: Record) -> str:
+    return json.dumps(record.get("options"), sort_keys=True, default=str)
+
+
+def _is_aggregate(record: Record) -> bool:
+    return record.get("fold") == AGGREGATE_FOLD
+
+
+def fold_names(rows: Iterable[Row]) -> list[str]:
+    """Return the names of all folds, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row.fold_scores))

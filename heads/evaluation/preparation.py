@@ -1,0 +1,142 @@
+"""What every head gets alike: panel, targets, weights, standardised features, slide offsets. Learnt on training only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...store.arrays import Floats, Ints
+from ...store.errors import ProtocolError
+from ...store.table import Table, standardise
+from ..closed_form import ridge_path
+from ..controls import slide_features
+from .panels import Panel, heg_panel, hvg_within
+from .protocols import Protocol
+from .splits import Fold
+from .targets import centre_by_slide, cp10k_log1p, median_depth, slide_mean, spot_weights
+
+MIN_SLIDES_FOR_OFFSET_RIDGE = 10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One fold, ready for any head.
+
+    Attributes
+    ----------
+    train
+        Table with targets, offsets and weights.
+    test
+        Table with predicted offsets and neither targets nor counts: a head cannot look.
+    truth
+        (n_test, n_panel) uncentred targets.
+    panel
+        The genes, ranked.
+    hvg50
+        Positions within the panel.
+    preprocessing
+        What was done, for the record.
+    """
+
+    train: Table
+    test: Table
+    truth: NDArray[np.float32]
+    panel: Panel
+    hvg50: Ints
+    preprocessing: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What all folds share: computed once for a comparison.
+
+    Attributes
+    ----------
+    table
+        All slides, features standardised as the protocol says.
+    expression
+        (n, n_genes) log1p(CP10K), sparse, of the genes on every slide.
+    profiles
+        (n_slides, n_genes) mean of it per slide.
+    """
+
+    table: Table
+    expression: Any
+    profiles: Floats
+
+
+def prepare_cohort(table: Table, protocol: Protocol) -> Cohort:
+    """Transform counts and standardise features of a whole comparison.
+
+    Raises
+    ------
+    ProtocolError
+        If the table has no counts.
+    """
+    if table.counts is None or table.depth is None:
+        msg = "the table has no counts: comparing heads needs slides with measured expression"
+        raise ProtocolError(msg)
+    if protocol.feature_standardisation == "slide":
+        columns = {key: standardise(column, within="slide") for key, column in table.columns.items()}
+        controls = {key: standardise(column, within="slide") for key, column in table.control_columns.items()}
+        table = replace(table, columns=columns, control_columns=controls)
+    expression = cp10k_log1p(table.counts, total=table.depth)
+    return Cohort(table, expression, slide_mean(expression, table.slide)[1])
+
+
+def prepare(cohort: Cohort, fold: Fold, protocol: Protocol) -> Prepared:
+    """Make the training and test tables of one fold.
+
+    Panel, offsets and half-weight depth come from the training slides alone.
+    """
+    whole = cohort.table
+    panel = heg_panel(cohort.profiles[list(fold.train)], whole.genes, size=protocol.panel_size)
+    names = tuple(str(gene) for gene in panel.genes)
+    bare = replace(whole, counts=None, genes=panel.genes, panel=names)
+    train, test = bare.select_slides(fold.train), bare.select_slides(fold.test)
+    y = _rows(cohort.expression, whole, fold.train)[:, panel.index].toarray()  # (n_train, n_panel)
+    truth = _rows(cohort.expression, whole, fold.test)[:, panel.index].toarray()
+    assert train.depth is not None
+    half = median_depth(train.depth)
+    offsets = slide_mean(y, train.slide)[1]  # (n_train_slides, n_panel)
+    centred = protocol.target_centring == "slide"
+    if not centred:
+        offsets = np.zeros_like(offsets)
+    predicted, rule = _predict_offsets(train, test, offsets)
+    weights = spot_weights(train.depth, half) if protocol.spot_weight == "depth" else np.ones(len(train))
+    train = replace(
+        train,
+        targets=np.asarray(centre_by_slide(y, train.slide) if centred else y, dtype=np.float32),
+        target_offset=np.asarray(offsets, dtype=np.float32),
+        weights=np.asarray(weights, dtype=np.float32),
+    )
+    test = replace(test, depth=None, target_offset=np.asarray(predicted, dtype=np.float32))
+    preprocessing = {
+        "features": f"z-scored within {protocol.feature_standardisation}",
+        "target": protocol.target,
+        "target_centring": protocol.target_centring,
+        "slide_offset": rule,
+        "spot_weight": protocol.spot_weight,
+        "half_weight_depth": half,
+    }
+    hvg50 = hvg_within(y, train.slide)
+    return Prepared(train, test, truth.astype(np.float32), panel, hvg50, preprocessing)
+
+
+def _predict_offsets(train: Table, test: Table, offsets: Floats) -> tuple[Floats, str]:
+    """Offsets (n_test_slides, n_panel): the training mean, or ridge on slide-mean features where slides suffice."""
+    mean = np.broadcast_to(offsets.mean(axis=0), (len(test.slide_ids), offsets.shape[1]))
+    if len(train.slide_ids) < MIN_SLIDES_FOR_OFFSET_RIDGE:
+        return mean, "training mean"
+    x, unseen = slide_features(train), slide_features(test)
+    centre, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+    path = ridge_path((x - centre) / spread, offsets, np.ones(len(x)))
+    return path.predict((unseen - centre) / spread, (float(x.shape[1]),))[0], "ridge on slide-mean features"
+
+
+def _rows(matrix: Any, table: Table, slides: tuple[int, ...]) -> Any:
+    """Rows of some slides, in the order in which `select_slides` gives them."""
+    return matrix[np.concatenate([np.flatnonzero(table.slide == one) for one in slides])]

@@ -1,0 +1,67 @@
+"""Nearest neighbours in feature space: what retrieval alone can do."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..store.arrays import Floats, Ints
+from ..store.nearest import flat_index, search_exact, unit_rows
+from ..store.table import Table
+from .contract import training_arrays
+from .inner import choose, inner_folds
+
+CANDIDATES = (10, 25, 50, 100, 200)
+FIXED_K = 50
+
+
+class NearestNeighbours:
+    """Weighted mean of the slide-centred targets of the k most similar training spots, by the store's exact search.
+
+    Similarity is the cosine over all views side by side, standardised as the protocol says.
+
+    Parameters
+    ----------
+    k
+        Neighbours. None chooses on inner folds, or takes 50 where there are too few slides.
+    """
+
+    def __init__(self, *, k: int | None = None) -> None:
+        self.k = k
+
+    def fit(self, table: Table) -> Self:
+        """Keep the training rows, and choose k."""
+        self.targets_, self.weights_ = training_arrays(table)
+        self.vectors_ = unit_rows(table.features())
+        rule, folds = inner_folds(table)
+        if self.k is not None or rule == "fixed":
+            self.k_ = FIXED_K if self.k is None else self.k
+            self.chosen_ = {"k": self.k_, "selection": "given" if self.k else "fixed"}
+        else:
+            best, scores = choose(CANDIDATES, folds, truth=self.targets_, slide=table.slide, predict=self._inner)
+            self.k_ = int(best)
+            self.chosen_ = {"k": self.k_, "selection": rule, "inner_scores": dict(zip(CANDIDATES, scores, strict=True))}
+        self.n_parameters_ = 0
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel)."""
+        every = np.arange(len(self.vectors_))
+        return self._means(every, unit_rows(table.features()), (self.k_,))[0].astype(np.float32)
+
+    def _inner(self, train: Ints, held: Ints) -> list[Floats]:
+        return self._means(train, self.vectors_[held], CANDIDATES)
+
+    def _means(self, train: Ints, queries: NDArray[np.float32], sizes: tuple[int, ...]) -> list[Floats]:
+        """Predictions (m, g) for each k, from one search for the largest."""
+        k = min(max(sizes), len(train))
+        _, found = search_exact(flat_index(self.vectors_[train]), queries, k)
+        rows = train[found]  # (m, k)
+        weights = self.weights_[rows].astype(np.float64)
+        out = []
+        for size in sizes:
+            w = weights[:, :size] / np.maximum(weights[:, :size].sum(axis=1, keepdims=True), 1e-12)
+            out.append(np.einsum("mk,mkg->mg", w, self.targets_[rows[:, :size]], optimize=True))
+        return out

@@ -1,0 +1,78 @@
+"""Every head by name: a plain dict one can read."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from ..store.errors import HeadError
+from .contract import Head
+
+
+@dataclass(frozen=True)
+class HeadEntry:
+    """Where a head lives and what it is.
+
+    Attributes
+    ----------
+    location
+        "module:class" inside `tissuary.heads`, imported when the head is made.
+    control
+        Whether it sees no, or only trivial, morphology.
+    """
+
+    location: str
+    summary: str
+    control: bool = False
+
+
+HEADS: dict[str, HeadEntry] = {
+    "mean": HeadEntry("controls:Mean", "training mean of every gene", control=True),
+    "patient-mean": HeadEntry("controls:PatientMean", "mean profile of the same patient", control=True),
+    "slide-feature-mean": HeadEntry("controls:SlideFeatureMean", "slide-mean features to slide profile", control=True),
+    "coordinates": HeadEntry("controls:Coordinates", "quadratic of the spot's position", control=True),
+    "density": HeadEntry("controls:Density", "haematoxylin density of the patch, one number", control=True),
+    "shuffled": HeadEntry("controls:Shuffled", "ridge on targets shuffled within slides", control=True),
+    "ridge": HeadEntry("ridge:Ridge", "closed-form ridge on all views"),
+    "knn": HeadEntry("knn:NearestNeighbours", "mean of the nearest training spots in feature space"),
+    "mmap": HeadEntry("mmap:MMAP", "multi-view fusion with cohort prototypes"),
+}
+
+
+def make_head(name: str, **options: Any) -> Head:
+    """Make a head from its name and its constructor's options.
+
+    Raises
+    ------
+    HeadError
+        If there is no head of that name, or it has no such option.
+    """
+    entry = HEADS.get(name)
+    if entry is None:
+        msg = f"there is no head {name!r}; there are {', '.join(HEADS)}"
+        raise HeadError(msg)
+    module, class_name = entry.location.split(":")
+    cls = getattr(importlib.import_module(f".{module}", __package__), class_name)
+    try:
+        head: Head = cls(**options)
+    except TypeError as error:
+        msg = f"head {name!r}: {error}; see the options of {cls.__module__}.{class_name}"
+        raise HeadError(msg) from error
+    return head
+
+
+def resolve_heads(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Expand "all" and check names, in the registry's order and without repeats.
+
+    Raises
+    ------
+    HeadError
+        If a name is unknown.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in wanted if name != "all" and name not in HEADS]
+    if unknown:
+        msg = f"there is no head {', '.join(map(repr, unknown))}; there are all, {', '.join(HEADS)}"
+        raise HeadError(msg)
+    return tuple(name for name in HEADS if "all" in wanted or name in wanted)

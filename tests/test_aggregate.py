@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate, bootstrap_interval, per_patient
+from tissuary.heads.evaluation.metrics import score_fold
+from tissuary.store.errors import ProtocolError
+
+HEG, HVG = np.array([0]), np.array([1])
+
+
+def fold(name, patients, seed, *, spots=12):
+    """A fold with one test slide per patient given."""
+    rng = np.random.default_rng(seed)
+    slide = np.repeat(np.arange(len(patients)), spots)
+    truth = rng.normal(size=(len(slide), 3)) + slide[:, None]
+    prediction = truth + rng.normal(size=truth.shape)
+    return ScoredFold(name, tuple(patients), score_fold(prediction, truth, slide=slide, heg50=HEG, hvg50=HVG))
+
+
+def one_spot_fold(name, patient):
+    score = score_fold(np.ones((1, 3)), np.zeros((1, 3)), slide=np.array([0]), heg50=HEG, hvg50=HVG)
+    return ScoredFold(name, (patient,), score)
+
+
+def test_folds_weigh_by_test_slides_and_pooled_scores_do_not():
+    folds = [fold("A", ["A"], 0), fold("B", ["B", "B", "B"], 1)]
+    whole = aggregate(folds)
+    first, second = (one.score for one in folds)
+    for name in ("pcc_slide_mean", "pcc_slide_median", "pcc_heg50", "pcc_hvg50", "mse", "mae"):
+        expected = (getattr(first, name) + 3 * getattr(second, name)) / 4
+        assert getattr(whole, name) == pytest.approx(expected, abs=1e-12), name
+    assert whole.pcc_pooled == pytest.approx((first.pcc_pooled + second.pcc_pooled) / 2, abs=1e-12)
+    assert whole.n_slides == 4
+    assert (whole.nan_genes, whole.nan_slides, whole.constant) == (0, 0, False)
+    assert whole.per_patient == pytest.approx({"A": first.pcc_slide_mean, "B": second.pcc_slide_mean})
+    assert (whole.pcc_slide_mean_low, whole.pcc_slide_mean_high) == (None, None)
+
+
+def test_one_fold_is_its_own_aggregate():
+    only = fold("A", ["A", "A"], 3)
+    whole = aggregate([only])
+    assert whole.pcc_slide_mean == pytest.approx(only.score.pcc_slide_mean, abs=1e-15)
+    assert whole.mse == pytest.approx(only.score.mse, abs=1e-15)
+
+
+def test_patients_are_gathered_over_the_folds_of_strict_slide():
+    folds = [fold("C2", ["C"], 0), fold("C3", ["C"], 1), fold("B4", ["B"], 2)]
+    scores = [one.score.pcc_slide_mean for one in folds]
+    expected = {"C": (scores[0] + scores[1]) / 2, "B": scores[2]}
+    assert aggregate(folds).per_patient == pytest.approx(expected)
+    assert list(aggregate(folds).per_patient) == ["C", "B"]
+
+
+def test_a_slide_without_score_is_counted_and_weighs_nothing_but_its_errors():
+    scored = fold("A", ["A"], 0)
+    whole = aggregate([scored, one_spot_fold("B", "B")])
+    assert whole.pcc_slide_mean == pytest.approx(scored.score.pcc_slide_mean, abs=1e-15)
+    assert (whole.nan_slides, whole.nan_genes, whole.n_slides) == (1, 3, 2)
+    assert np.isnan(whole.per_patient["B"])
+    assert whole.mse == pytest.approx((scored.score.mse + 1) / 2, abs=1e-12)
+    assert np.isnan(aggregate([one_spot_fold("B", "B")]).pcc_slide_mean)
+
+
+def test_a_constant_fold_flags_the_whole():
+    truth = np.array([[0.0, 0, 0], [1, 2, 3]])
+    score = score_fold(np.ones((2, 3)), truth, slide=np.zeros(2, int), heg50=HEG, hvg50=HVG)
+    assert aggregate([fold("A", ["A"], 0), ScoredFold("B", ("B",), score)]).constant
+
+
+def test_the_interval_starts_at_five_patients():
+    values, patients = np.array([0.1, 0.2, 0.3, 0.4, 0.5]), list("ABCDE")
+    assert bootstrap_interval(values[:4], patients[:4]) is None
+    assert bootstrap_interval(values, list("ABCDD")) is None
+    assert bootstrap_interval(np.array([0.1, 0.2, 0.3, 0.4, np.nan]), patients) is None
+    low, high = bootstrap_interval(values, patients)
+    assert 0.1 < low < 0.3 < high < 0.5
+
+
+def test_the_interval_is_a_bootstrap_over_patients_with_slides_as_weights():
+    rng = np.random.default_rng(5)
+    patients = [f"P{i}" for i in rng.permutation(np.repeat(np.arange(6), [1, 2, 3, 4, 1, 2]))]
+    values = rng.normal(0.3, 0.1, len(patients))
+    groups = [values[[p == name for p in patients]] for name in sorted(set(patients))]
+    drawn = np.random.default_rng(11).integers(6, size=(2000, 6))
+    means = [np.concatenate([groups[i] for i in draw]).mean() for draw in drawn]
+    expected = np.percentile(means, [2.5, 97.5])
+    np.testing.assert_allclose(bootstrap_interval(values, patients, seed=11), expected, rtol=0, atol=1e-12)
+
+
+def test_the_interval_is_reproducible_and_free_of_slide_order():
+    values, patients = np.random.default_rng(0).normal(size=20), [f"P{i % 10}" for i in range(20)]
+    assert bootstrap_interval(values, patients, seed=1) == bootstrap_interval(values, patients, seed=1)
+    assert bootstrap_interval(values, patients, seed=1) != bootstrap_interval(values, patients, seed=2)
+    backwards = bootstrap_interval(values[::-1], patients[::-1], seed=1)
+    np.testing.assert_allclose(backwards, bootstrap_interval(values, patients, seed=1), rtol=0, atol=1e-12)
+
+
+def test_the_interval_reaches_the_aggregate():
+    folds = [fold(name, [name, name], seed) for seed, name in enumerate("ABCDEF")]
+    whole = aggregate(folds, seed=4)
+    values = np.concatenate([one.score.slide_mean for one in folds])
+    expected = bootstrap_interval(values, [p for one in folds for p in one.patients], seed=4)
+    assert (whole.pcc_slide_mean_low, whole.pcc_slide_mean_high) == expected
+    assert whole.pcc_slide_mean_low < whole.pcc_slide_mean < whole.pcc_slide_mean_high
+
+
+def test_scores_per_patient_by_hand():
+    assert per_patient(np.array([0.2, 0.6, 0.4, np.nan]), ["A", "B", "A", "B"]) == pytest.approx({"A": 0.3, "B": 0.6})
+
+
+def test_folds_must_be_there_and_name_their_patients():
+    with pytest.raises(ProtocolError, match="no fold to aggregate"):
+        aggregate([])
+    with pytest.raises(ProtocolError, match="'A' names 1 patients for 2 test slides"):
+        aggregate([ScoredFold("A", ("A",), fold("A", ["A", "A"], 0).score)])
