@@ -17,7 +17,8 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p tissuary
+	mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/tissuary
+	MYPYPATH=$(VENV)/types $(BIN)/mypy -p tissuary
 
 bench: $(READY)
 	$(BIN)/python -m tissuary.benchmarks.gather

@@ -43,7 +43,9 @@ def main() -> None:
         all_slides = np.repeat(np.arange(len(column.parts), dtype=np.int32), np.diff(starts))
         all_local = (every - starts[all_slides]).astype(np.int32)
         _report("gather", lambda: column.raw(slide, local), lambda: plain[rows], rows=GATHERED)
-        _report("full read", lambda: column.raw(all_slides, all_local), lambda: plain[every], rows=len(every), repeats=5)
+        _report(
+            "full read", lambda: column.raw(all_slides, all_local), lambda: plain[every], rows=len(every), repeats=5
+        )
 
 
 def _report(

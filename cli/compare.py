@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def compare(
     store: Annotated[Path, typer.Argument(help="Folder of the store.")],
-    heads: Annotated[list[str] | None, typer.Option("--heads", help="Heads, or all. Controls always come along.")] = None,
+    heads: Annotated[
+        list[str] | None, typer.Option("--heads", help="Heads, or all. Controls always come along.")
+    ] = None,
     protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Protocols, such as strict.")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Which features, where there are several.")] = None,
     views: Annotated[list[str] | None, typer.Option("--views", help="Views side by side; all where not given.")] = None,

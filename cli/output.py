@@ -63,7 +63,15 @@ def fail(error: TissuaryError) -> NoReturn:
 def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr with rate and time left, as a function of (label, done, total)."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):

@@ -39,7 +39,9 @@ def search(
         return
     from rich.table import Table
 
-    table = Table("rank", "slide", "patient", "patch", "x um", "y um", "distance", box=None, title=f"{key} {slide}:{row}")
+    table = Table(
+        "rank", "slide", "patient", "patch", "x um", "y um", "distance", box=None, title=f"{key} {slide}:{row}"
+    )
     for hit in hits:
         position = (f"{hit.x_um:.0f}", f"{hit.y_um:.0f}")
         table.add_row(str(hit.rank), hit.slide_id, hit.patient_id, str(hit.patch), *position, f"{hit.distance:.4f}")

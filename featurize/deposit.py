@@ -19,7 +19,6 @@ from .cohort import Measured, Sample
 from .scale import Scale
 from .slide import Slide
 
-
 DIGEST_BYTES = 1 << 20
 
 

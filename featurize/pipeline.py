@@ -82,13 +82,15 @@ def featurize(
 
 def stored_names(options: FeaturizeOptions) -> tuple[str, ...]:
     """The part of the feature keys before the `@`, one per backbone asked for, known without loading weights."""
-    from .backbones.build import stored_key
+    from .backbones.record import RANDOM_SUFFIX
     from .backbones.registry import get_record
 
     if options.name is not None:
         return (options.name,)
     records = [get_record(name) for name in options.backbones]
-    return tuple(stored_key(record, weights=options.weights.get(record.key)) for record in records)
+    return tuple(
+        record.key + (RANDOM_SUFFIX if options.weights.get(record.key) == "random" else "") for record in records
+    )
 
 
 def build_encoders(options: FeaturizeOptions) -> dict[str, Encoder]:

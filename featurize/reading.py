@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -115,7 +116,7 @@ def read_thumbnail(slide: Readable, *, longest_px: int = 1024) -> Pixels:
     band = max(1, int(64e6 // max(columns, 1)))
     edges = np.unique(np.clip(np.round(np.arange(0, rows + band, band)), 0, rows)).astype(int)
     out = np.empty((size[1], size[0], 3), dtype=np.uint8)
-    for top, bottom in zip(edges[:-1], edges[1:], strict=True):
+    for top, bottom in pairwise(edges):
         first, last = round(top / rows * size[1]), round(bottom / rows * size[1])
         if last > first:
             region = Image.fromarray(slide.read(level, 0, int(top), columns, int(bottom - top)))

@@ -22,6 +22,9 @@ PLAUSIBLE_MPP = (0.05, 20.0)
 MAX_RESIDUAL = 0.5
 """Largest root mean square distance, in pitches, between spots and the fitted array; beyond it nothing was fitted."""
 
+MAX_ARRAY_CELLS = 400_000_000
+"""Largest array that is taken for one (6.5 mm at 2 um, the finest in use, has 11 million positions)."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -93,8 +96,9 @@ def resolve_scale(
         listed = ", ".join(f"{source} {mpp:.4g}" for source, mpp in candidates.items())
         detail = f" (spot pitch: {pitch_um:g} um over {pitch_px:.1f} px)" if pitch is not None else ""
         msg = (
-            f"slide {slide_id}: um/px contradict one another by more than {MAX_DISAGREEMENT - 1:.0%}: {listed}{detail}. "
-            f"Correct the wrong one: the manifest, --mpp, --pitch-um, or the image's metadata.{dropped}"
+            f"slide {slide_id}: um/px contradict one another by more than {MAX_DISAGREEMENT - 1:.0%}: "
+            f"{listed}{detail}. Correct the wrong one: the manifest, --mpp, --pitch-um, or the image's "
+            f"metadata.{dropped}"
         )
         raise ScaleError(msg)
     source, mpp = next(iter(candidates.items()))
@@ -109,9 +113,9 @@ def _unknown(slide_id: str, *, pitch_um: float | None, pitch_px: float | None) -
         )
     found = "" if pitch_px is None else f" Its spots are {pitch_px:.1f} px apart."
     return (
-        f"slide {slide_id}: no um/px is known, and it is never guessed.{found} Give --pitch-um X (distance of "
-        "neighbouring spots in um, such as 200 for the first Spatial Transcriptomics arrays or 100 for Visium), --mpp X "
-        "(um per pixel), or mpp or pitch_um in a manifest."
+        f"slide {slide_id}: no um/px is known, and it is never guessed.{found} Give --mpp X (um per pixel), "
+        "--pitch-um X (distance of neighbouring spots in um, such as 200 for the first Spatial Transcriptomics arrays "
+        "or 100 for Visium), or mpp or pitch_um in a manifest."
     )
 
 
@@ -155,8 +159,12 @@ def spot_pitch_px(center_px: Floats, array: Ints) -> float:
 
 def _occupied(array: Ints) -> Bools:
     """(rows, columns) map of measured positions."""
-    local = array - array.min(axis=0)
-    grid = np.zeros(tuple(local.max(axis=0) + 1), dtype=np.bool_)
+    local = np.asarray(array, dtype=np.int64) - array.min(axis=0)
+    rows, columns = (int(v) + 1 for v in local.max(axis=0))
+    if rows * columns > MAX_ARRAY_CELLS:
+        msg = f"array positions span {rows} x {columns} rows and columns, which is no array: correct them"
+        raise ScaleError(msg)
+    grid = np.zeros((rows, columns), dtype=np.bool_)
     grid[local[:, 0], local[:, 1]] = True
     return grid
 

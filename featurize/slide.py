@@ -126,7 +126,9 @@ def open_slide(path: Path) -> Slide:
     raise SlideError(msg)
 
 
-def check_region(dimensions: tuple[tuple[int, int], ...], level: int, box: tuple[int, int, int, int], path: Path) -> None:
+def check_region(
+    dimensions: tuple[tuple[int, int], ...], level: int, box: tuple[int, int, int, int], path: Path
+) -> None:
     """Refuse a region (x, y, width, height) that leaves its level.
 
     Raises
@@ -138,10 +140,11 @@ def check_region(dimensions: tuple[tuple[int, int], ...], level: int, box: tuple
         msg = f"image {path} has levels 0 to {len(dimensions) - 1}; level {level} was asked for"
         raise SlideError(msg)
     x, y, width, height = box
-    if x < 0 or y < 0 or width < 1 or height < 1 or x + width > dimensions[level][0] or y + height > dimensions[level][1]:
+    columns, rows = dimensions[level]
+    if not (0 <= x < x + width <= columns and 0 <= y < y + height <= rows):
         msg = (
             f"image {path}: region x={x} y={y} of {width} x {height} px leaves level {level}, which has "
-            f"{dimensions[level][0]} x {dimensions[level][1]} px"
+            f"{columns} x {rows} px"
         )
         raise SlideError(msg)
 

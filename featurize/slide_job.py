@@ -68,9 +68,7 @@ def run_slide(
                 def tell(done: int, total: int = len(patches)) -> None:
                     progress(sample.slide_id, done, total)
 
-                embed(
-                    slide, patches.center_px, wanted, batch=options.batch, readers=options.readers, progress=tell
-                )
+                embed(slide, patches.center_px, wanted, batch=options.batch, readers=options.readers, progress=tell)
                 written += sum(len(one.targets) for one in wanted)
     return SlideDone(sample.slide_id, sum(map(len, sets.values())), scale.mpp, scale.source, written)
 

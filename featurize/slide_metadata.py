@@ -77,7 +77,7 @@ def _ome_mpp(xml: str | None, *, width_px: int) -> tuple[float | None, float | N
         root = ElementTree.fromstring(xml or "")
     except ElementTree.ParseError:
         return None, None
-    for pixels in root.iter("{*}Pixels"):
+    for pixels in root.findall(".//{*}Pixels"):
         if pixels.get("SizeX") == str(width_px):
             return _ome_size(pixels, "X"), _ome_size(pixels, "Y")
     return None, None

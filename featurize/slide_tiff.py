@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections import OrderedDict
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,34 +18,13 @@ from ..store.errors import SlideError, TissuaryError
 from .slide import Slide, check_region
 from .slide_metadata import tiff_mpp
 from .slide_photo import WholeSlide, as_rgb, check_whole_size
+from .slide_tiff_layout import Level, Plane, check_colours, level_of, pyramid, without_extras
 
 CACHE_BYTES = 64 * 2**20
 """Decoded tiles that are kept: patches overlap, and a tile is shared by several."""
 
-_DAMAGED = (RuntimeError, ValueError, OSError, IndexError)
+_DAMAGED = (RuntimeError, ValueError, OSError, LookupError, struct.error)
 """What tifffile and its codecs raise on bad bytes."""
-
-_PLAIN_COLOURS = (1, 2)  # TIFF photometric: grey with black as 0, RGB
-_YCBCR = 6
-_JPEG_KINDS = (6, 7)  # TIFF compressions whose decoder also turns YCbCr into RGB
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """One page's share of a level's colours: all of them, or one of three."""
-
-    page: Any
-    first_tile: int
-    channels: slice
-    tile_shape: tuple[int, int]  # rows, columns; a strip is a tile as wide as the image
-    jpeg: dict[str, Any]  # what its tiles need for decoding, read once here: reading it later is not thread-safe
-
-
-@dataclass(frozen=True)
-class _Level:
-    width: int
-    height: int
-    planes: tuple[_Plane, ...]
 
 
 class TiffSlide:
@@ -60,7 +39,7 @@ class TiffSlide:
     """
 
     def __init__(
-        self, path: Path, file: tifffile.TiffFile, levels: tuple[_Level, ...], *, metadata_mpp: float | None
+        self, path: Path, file: tifffile.TiffFile, levels: tuple[Level, ...], *, metadata_mpp: float | None
     ) -> None:
         self._path, self._file, self._levels = path, file, levels
         self._file_lock, self._cache_lock = threading.Lock(), threading.Lock()
@@ -87,7 +66,7 @@ class TiffSlide:
                         _paste(region[..., plane.channels], tile, x=column * columns - x_px, y=row * rows - y_px)
         return region
 
-    def _tile(self, plane: _Plane, index: int) -> Pixels | None:
+    def _tile(self, plane: Plane, index: int) -> Pixels | None:
         """One decoded tile, from the cache where it is there; None where the file leaves it out."""
         key = (plane.page.offset, index)
         with self._cache_lock:
@@ -104,7 +83,7 @@ class TiffSlide:
                     self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return tile
 
-    def _decode(self, plane: _Plane, index: int) -> Pixels | None:
+    def _decode(self, plane: Plane, index: int) -> Pixels | None:
         try:
             offset, size = plane.page.dataoffsets[index], plane.page.databytecounts[index]
             if size == 0:
@@ -122,7 +101,7 @@ class TiffSlide:
         except _DAMAGED as error:
             msg = f"image {self._path}: tile {index} cannot be decoded ({error}): the file is damaged"
             raise SlideError(msg) from error
-        return as_rgb(_without_extras(tile, plane.page.keyframe), self._path) if tile.shape[2] > 1 else tile
+        return as_rgb(without_extras(tile, plane.page.keyframe), self._path) if tile.shape[2] > 1 else tile
 
     def close(self) -> None:
         """Let go of the file and the tiles."""
@@ -158,12 +137,13 @@ def open_tiff(path: Path) -> Slide:
     with ExitStack() as stack:
         stack.callback(file.close)
         try:
-            series = max(file.series, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength)  # no label, overview
-            _check_colours(series, path)
+            # Labels and overviews, series of their own, are smaller.
+            series = max(file.series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
+            check_colours(series, path)
             mpp = tiff_mpp(file, series.keyframe, path)
             if not series.keyframe.is_tiled:
                 return _decode_whole(path, series, mpp)
-            levels = sorted((_level(one) for one in series.levels), key=lambda one: -one.width)
+            levels = sorted((level_of(one) for one in pyramid(file, series)), key=lambda one: -one.width)
         except TissuaryError:
             raise
         except _DAMAGED as error:
@@ -180,47 +160,8 @@ def _decode_whole(path: Path, series: Any, mpp: float | None) -> WholeSlide:
     if series.axes in ("CYX", "SYX"):
         pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
     if pixels.ndim == 3:
-        pixels = _without_extras(pixels, page)
+        pixels = without_extras(pixels, page)
     return WholeSlide(path, as_rgb(pixels, path), metadata_mpp=mpp, reader="tifffile")
-
-
-def _check_colours(series: Any, path: Path) -> None:
-    page = series.keyframe
-    colours = _PLAIN_COLOURS + ((_YCBCR,) if page.compression in _JPEG_KINDS else ())
-    planes = series.shape[0] if series.axes in ("CYX", "SYX") else 3
-    if series.axes not in ("YX", "YXS", "CYX", "SYX") or planes != 3 or page.photometric not in colours:
-        msg = (
-            f"image {path} has axes {series.axes} of shape {series.shape} in {page.photometric!s}; wanted one plane of "
-            "grey or RGB: convert it"
-        )
-        raise SlideError(msg)
-    if page.dtype != np.uint8:
-        msg = f"image {path} holds {page.dtype}; wanted 8-bit grey or RGB: convert it"
-        raise SlideError(msg)
-
-
-def _level(series: Any) -> _Level:
-    key = series.keyframe
-    shape = (key.tilelength, key.tilewidth) if key.is_tiled else (min(key.rowsperstrip, key.imagelength), key.imagewidth)
-    tiles = -(-key.imagelength // shape[0]) * -(-key.imagewidth // shape[1])
-
-    def plane(page: Any, first_tile: int, channels: slice) -> _Plane:
-        jpeg = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader} if key.compression in _JPEG_KINDS else {}
-        return _Plane(page, first_tile, channels, shape, jpeg)
-
-    if series.axes == "CYX":  # a page for each colour
-        planes = [plane(page, 0, slice(c, c + 1)) for c, page in enumerate(series.pages)]
-    elif series.axes == "SYX":  # one page, first all red tiles, then green, then blue
-        planes = [plane(series.pages[0], c * tiles, slice(c, c + 1)) for c in range(3)]
-    else:
-        planes = [plane(series.pages[0], 0, slice(0, 3))]
-    return _Level(key.imagewidth, key.imagelength, tuple(planes))
-
-
-def _without_extras(pixels: Pixels, page: Any) -> Pixels:
-    """Drop a last sample that is not declared as alpha (1 or 2): it says nothing of opacity."""
-    extras = page.extrasamples
-    return pixels[..., : -len(extras)] if extras and extras[0] not in (1, 2) else pixels
 
 
 def _paste(region: Pixels, tile: Pixels, *, x: int, y: int) -> None:

@@ -83,7 +83,9 @@ def grid_centers(
     scale_x, scale_y = mask.shape[1] / width, mask.shape[0] / height
     x = np.clip(np.round(np.arange(columns + 1) * stride_px * scale_x), 0, mask.shape[1]).astype(int)
     y = np.clip(np.round(np.arange(rows + 1) * stride_px * scale_y), 0, mask.shape[0]).astype(int)
-    inside = sums[y[1:, None], x[1:]] - sums[y[:-1, None], x[1:]] - sums[y[1:, None], x[:-1]] + sums[y[:-1, None], x[:-1]]
+    inside = (
+        sums[y[1:, None], x[1:]] - sums[y[:-1, None], x[1:]] - sums[y[1:, None], x[:-1]] + sums[y[:-1, None], x[:-1]]
+    )
     area = np.maximum((y[1:] - y[:-1])[:, None] * (x[1:] - x[:-1])[None, :], 1)
     cells = np.argwhere(inside / area >= min_tissue).astype(np.int32)  # (n, 2) row, column
     centers = (cells[:, ::-1].astype(np.float64) + 0.5) * stride_px

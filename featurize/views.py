@@ -93,8 +93,8 @@ def check_upsampling(view: View, slide_mpp: float, *, layout: str) -> float:
     if factor > MAX_UPSAMPLING and layout != "zoom":
         fitting = f"{max(view.fov_um, 48 * slide_mpp):.0f}um-{slide_mpp:.1f}"  # 48 px hold some texture
         msg = (
-            f"view {view.name} wants {view.mpp:g} um/px but the slide has {slide_mpp:.3g} um/px: it would be up-sampled "
-            f"{factor:.1f} times (limit {MAX_UPSAMPLING:g}). Ask for a view the slide can give, such as "
+            f"view {view.name} wants {view.mpp:g} um/px but the slide has {slide_mpp:.3g} um/px: it would be "
+            f"up-sampled {factor:.1f} times (limit {MAX_UPSAMPLING:g}). Ask for a view the slide can give, such as "
             f"`--views {fitting}` or `--views native`."
         )
         raise ScaleError(msg)

@@ -29,7 +29,7 @@ class Mean:
 
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
-        return (self.level_ - _offsets(table))[table.slide]
+        return np.asarray((self.level_ - _offsets(table))[table.slide], dtype=np.float32)
 
 
 class PatientMean:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..store.arrays import Floats, Ints
 from ..store.table import Table
-from .evaluation.metrics import score_slide
+from .evaluation.metrics import mean_of_defined, score_slide
 from .evaluation.splits import inner_selection
 
 
@@ -24,15 +24,14 @@ def inner_folds(table: Table) -> tuple[str, tuple[tuple[Ints, Ints], ...]]:
 
 def within_slide_pearson(prediction: Floats, truth: Floats, slide: Ints) -> Floats:
     """Per slide and gene, (n_slides, n_genes); 0 where the prediction is constant, NaN where the truth is."""
-    return np.stack(
-        [score_slide(prediction[slide == one], truth[slide == one]).pearson for one in np.unique(slide)]
-    )
+    return np.stack([score_slide(prediction[slide == one], truth[slide == one]).pearson for one in np.unique(slide)])
 
 
 def mean_within_slide(prediction: Floats, truth: Floats, slide: Ints) -> float:
     """The headline score of held-out rows: mean over slides of the mean over genes, undefined genes left out."""
-    scores = within_slide_pearson(prediction, truth, slide)
-    return float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+    by_slide = mean_of_defined(within_slide_pearson(prediction, truth, slide))
+    score = float(mean_of_defined(by_slide))
+    return score if np.isfinite(score) else 0.0
 
 
 def choose(

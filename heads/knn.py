@@ -38,11 +38,12 @@ class NearestNeighbours:
         rule, folds = inner_folds(table)
         if self.k is not None or rule == "fixed":
             self.k_ = FIXED_K if self.k is None else self.k
-            self.chosen_ = {"k": self.k_, "selection": "given" if self.k else "fixed"}
+            self.chosen_: dict[str, object] = {"k": self.k_, "selection": "given" if self.k else "fixed"}
         else:
             best, scores = choose(CANDIDATES, folds, truth=self.targets_, slide=table.slide, predict=self._inner)
             self.k_ = int(best)
-            self.chosen_ = {"k": self.k_, "selection": rule, "inner_scores": dict(zip(CANDIDATES, scores, strict=True))}
+            scored = {str(k): score for k, score in zip(CANDIDATES, scores, strict=True)}
+            self.chosen_ = {"k": self.k_, "selection": rule, "inner_scores": scored}
         self.n_parameters_ = 0
         return self
 

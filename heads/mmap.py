@@ -45,14 +45,30 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Attend: query (b, d), keys (b, m, d) or (1, m, d) shared by all rows; returns (b, d)."""
+        """Attend.
+
+        Parameters
+        ----------
+        query
+            (b, d).
+        keys
+            (b, m, d), or (m, d) shared by all rows, which then attend as one sequence of b queries.
+
+        Returns
+        -------
+        Tensor
+            (b, d).
+        """
         b, d = query.shape
-        q = self.to_query(self.norm_query(query)).view(b, 1, self.heads, -1).transpose(1, 2)  # (b, h, 1, d/h)
-        k, v = self.to_keys(self.norm_keys(keys)).chunk(2, dim=-1)  # (b or 1, m, d)
-        k, v = (t.view(t.shape[0], t.shape[1], self.heads, -1).transpose(1, 2).expand(b, -1, -1, -1) for t in (k, v))
-        attended = functional.scaled_dot_product_attention(q, k, v)  # (b, h, 1, d/h)
+        own = keys.ndim == 3
+        q = self._split(self.to_query(self.norm_query(query)).view(b if own else 1, -1, d))  # (b, h, 1, d/h)
+        k, v = self.to_keys(self.norm_keys(keys if own else keys[None])).chunk(2, dim=-1)  # (b or 1, m, d)
+        attended = functional.scaled_dot_product_attention(q, self._split(k), self._split(v))
         out: Tensor = self.out(attended.transpose(1, 2).reshape(b, d))
         return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (b, m, d) -> (b, h, m, d/h)
 
 
 class MultiViewPrototypes(nn.Module):
@@ -83,7 +99,7 @@ class MultiViewPrototypes(nn.Module):
 
     def fuse(self, x: Tensor) -> Tensor:
         """Views side by side (b, sum of view_dims) to one vector per row (b, dim)."""
-        parts = torch.split(self.drop_in(x), self.view_dims, dim=1)
+        parts = torch.split(self.drop_in(x), list(self.view_dims), dim=1)
         views = torch.stack([adapt(part) for adapt, part in zip(self.adapters, parts, strict=True)], dim=1)  # (b, v, d)
         fused: Tensor = views.mean(1) + self.over_views(views[:, 0], views)
         return fused
@@ -91,7 +107,7 @@ class MultiViewPrototypes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Predict standardised targets (b, n_genes)."""
         fused = self.fuse(x)
-        fused = fused + self.gate * self.over_prototypes(fused, self.prototypes[None])
+        fused = fused + self.gate * self.over_prototypes(fused, self.prototypes)
         out: Tensor = self.genes(self.direct(self.drop_out(fused + self.mix(fused))))
         return out
 
@@ -147,7 +163,7 @@ class MMAP:
         x = torch.from_numpy(table.features())
         with torch.inference_mode():
             mean = torch.stack([module(x) for module in self.modules_]).mean(0)
-        return (mean.numpy() * self.spread_).astype(np.float32)
+        return np.asarray(mean.numpy() * self.spread_, dtype=np.float32)
 
     def _train(
         self, rows: TrainingRows, epochs: int, *, seed: int, after_epoch: Any = None
@@ -194,7 +210,7 @@ def _initialise_prototypes(module: MultiViewPrototypes, rows: TrainingRows, *, s
     from sklearn.cluster import KMeans
 
     module.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         fused = module.fuse(rows.x)
     for one in torch.unique(rows.slide):
         fused[rows.slide == one] -= fused[rows.slide == one].mean(0)

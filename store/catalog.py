@@ -74,7 +74,7 @@ def load_catalog(root: Path) -> tuple[Entry, ...]:
         If `root` is no folder.
     """
     if not root.is_dir():
-        msg = f"{root} is no store: the folder does not exist. Make one with `tissuary featurize SOURCE --store {root}`."
+        msg = f"{root} is no store: there is no such folder. Make one with `tissuary featurize SOURCE --store {root}`."
         raise StoreError(msg)
     known = {entry.path: entry for entry in _read_parquet(root / CATALOG)}
     listed = list(_list_files(root))

@@ -99,7 +99,7 @@ class FeatureWriter:
         if rows.shape[1:] != self._shape[1:]:
             msg = f"slide {self._header.slide_id}: rows of shape {rows.shape[1:]}, wanted {self._shape[1:]}"
             raise StoreError(msg)
-        finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))  # (m,)
         if not finite.all():
             row = self._rows + self._pending_rows + int(np.argmin(finite))
             msg = (

@@ -84,8 +84,8 @@ def load_index(folder: Path) -> SearchIndex:
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
             msg = f"{folder / name} is missing or not what was written: run `tissuary index` again"
             raise StoreError(msg)
-    fields = meta["record"]
-    record = IndexRecord(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in meta["record"].items()}
+    record = IndexRecord(**fields)
     with np.load(folder / _ROWS, allow_pickle=False) as rows:
         arrays = {name: rows[name] for name in ("slide", "row", "center_um", "shift", "scale")}
     return SearchIndex(record=record, flat=FaissFlat(faiss.read_index(str(folder / _FAISS))), **arrays)
@@ -99,7 +99,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     meta: dict[str, Any] = json.loads(path.read_text())
     found = (meta.get("encoding-type"), meta.get("encoding-version"))
     if found != (INDEX.type, INDEX.version):
-        msg = f"{path} is {found[0]} version {found[1]}; wanted {INDEX.type} version {INDEX.version}: run `tissuary index`"
+        wanted = f"{INDEX.type} version {INDEX.version}"
+        msg = f"{path} is {found[0]} version {found[1]}; wanted {wanted}: run `tissuary index` again"
         raise StoreError(msg)
     return meta
 

@@ -29,7 +29,7 @@ FEATURES = Encoding("tissuary-features", "1")
 INDEX = Encoding("tissuary-index", "1")
 
 ALIGNMENT_BYTES = 4096
-"""Datasets start on a page, so that they can be memory-mapped and rows do not straddle needlessly."""
+"""Datasets of a page or more start on a page, as a memory map and the page cache like it."""
 
 
 def slide_path(root: Path, slide_id: str) -> Path:

@@ -89,9 +89,7 @@ def build_index(table: Table, record: IndexRecord) -> SearchIndex:
         raise StoreError(msg)
     vectors = unit_rows(column.gather(table.slide, table.row))
     assert column.shift is not None and column.scale is not None
-    return SearchIndex(
-        record, flat_index(vectors), table.slide, table.row, table.center_um, column.shift, column.scale
-    )
+    return SearchIndex(record, flat_index(vectors), table.slide, table.row, table.center_um, column.shift, column.scale)
 
 
 def query_vectors(index: SearchIndex, column: FeatureColumn, rows: NDArray[np.int32], *, slide: int) -> Floats:
@@ -112,13 +110,13 @@ def allowed_rows(index: SearchIndex, *, slide: int, patch: int, exclude: str | N
     if exclude not in (None, *EXCLUDE):
         msg = f"exclude {exclude!r}: choose {' or '.join(EXCLUDE)}, or leave it out"
         raise StoreError(msg)
-    own = index.slide == slide
+    own: Bools = index.slide == slide
     if exclude == "slide":
-        return ~own
+        return np.asarray(~own, dtype=np.bool_)
     if exclude == "patient":
         patients = np.array(index.record.patient_ids)
-        return ~(patients == patients[slide])[index.slide]
-    return ~(own & (index.row == patch))
+        return np.asarray((patients != patients[slide])[index.slide], dtype=np.bool_)
+    return np.asarray(~(own & (index.row == patch)), dtype=np.bool_)
 
 
 def find(index: SearchIndex, query: Floats, k: int, *, allowed: Bools) -> tuple[Hit, ...]:

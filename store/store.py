@@ -124,7 +124,8 @@ class Store:
         chosen = tuple(slides) if slides is not None else self.slides_with(keys, patches=patches, expression=expression)
         if not chosen or not keys:
             have = ", ".join(self.keys(patches)) or "no features"
-            msg = f"{self.path}: no slide has {', '.join(keys)} {'with counts ' if expression else ''}({patches}: {have})"
+            wanted = f"{', '.join(keys)}{' with counts' if expression else ''}"
+            msg = f"{self.path}: no slide has {wanted} ({patches}: {have})"
             raise StoreError(msg)
         records = [self.slide(slide_id) for slide_id in chosen]
         places = [self.patches(slide_id, patches=patches) for slide_id in chosen]
@@ -211,7 +212,7 @@ class Store:
         now = self.slides_with([record.key], patches=record.patches)
         prints = {e.fingerprint for e in self.entries if (e.patches, e.key) == (record.patches, record.key)}
         if prints != {record.fingerprint}:
-            msg = f"the index of {record.key} was made from other features than the store holds: run `tissuary index` again"
+            msg = f"the index of {record.key} was made from other features: run `tissuary index {self.path}` again"
             raise FingerprintError(msg)
         digests = tuple(self.patches(slide, patches=record.patches).digest for slide in now)
         if now != record.slide_ids or digests != record.patches_digests:

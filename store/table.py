@@ -182,9 +182,7 @@ class Table:
 
     def neighbours(self, k: int, *, radius_um: float = np.inf, self_included: bool = False) -> Neighbourhood:
         """The k nearest rows on the same slide, as rows of this table."""
-        return nearest_in_tissue(
-            self.center_um, k, slide=self.slide, radius_um=radius_um, self_included=self_included
-        )
+        return nearest_in_tissue(self.center_um, k, slide=self.slide, radius_um=radius_um, self_included=self_included)
 
 
 def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:

@@ -32,15 +32,24 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], *, sigma_um: 
     Floats
         `shape`, float32.
     """
+    from PIL import Image
     from scipy.ndimage import gaussian_filter
 
-    sigma = sigma_um / MAP_UM
-    # Margins as wide as the filter: no mirrored edge, so opposite borders and centre are equally random.
+    # A wide field is smooth over many cells: it is drawn on every stride-th cell and interpolated.
+    stride = max(1, int(sigma_um / MAP_UM / 6))
+    sigma = sigma_um / MAP_UM / stride
+    height, width = (math.ceil(n / stride) + 1 for n in shape)
+    # Margins as wide as the filter: no mirrored edge, so that border and centre are equally random.
     pad = math.ceil(3 * sigma) + 1
-    noise = rng.standard_normal((shape[0] + 2 * pad, shape[1] + 2 * pad), dtype=np.float32)
-    field = gaussian_filter(noise, sigma, truncate=3.0)[pad:-pad, pad:-pad]
+    noise = rng.standard_normal((height + 2 * pad, width + 2 * pad), dtype=np.float32)
     # Filtered white noise has the variance of the squared kernel's integral, 1 / (4 pi sigma²).
-    return np.asarray(field * np.float32(2 * math.sqrt(math.pi) * sigma))
+    field = gaussian_filter(noise, sigma, truncate=3.0)[pad:-pad, pad:-pad] * np.float32(2 * math.sqrt(math.pi) * sigma)
+    if stride == 1:
+        return np.asarray(field[: shape[0], : shape[1]])
+    whole = Image.fromarray(np.ascontiguousarray(field)).resize(
+        (width * stride, height * stride), Image.Resampling.BICUBIC
+    )
+    return np.asarray(whole)[: shape[0], : shape[1]]
 
 
 def logistic(values: Floats) -> Floats:
@@ -74,9 +83,9 @@ def ring_means(maps: Floats, inside: Bools, centers_um: Floats, *, inner_um: flo
         top, left = max(0, math.floor(y) - reach), max(0, math.floor(x) - reach)
         rows = slice(top, min(height, math.ceil(y) + reach + 1))
         columns = slice(left, min(width, math.ceil(x) + reach + 1))
-        dy, dx = np.ogrid[rows, columns]
-        distance_um = np.hypot(dy - y, dx - x) * MAP_UM
-        ring = (distance_um >= inner_um) & (distance_um <= outer_um) & inside[rows, columns]
+        dy, dx = np.arange(rows.start, rows.stop) - y, np.arange(columns.start, columns.stop) - x
+        square_um = (MAP_UM**2) * (dy[:, None] ** 2 + dx**2)
+        ring = (square_um >= inner_um**2) & (square_um <= outer_um**2) & inside[rows, columns]
         if ring.any():
             means[i] = maps[:, rows, columns][:, ring].mean(axis=1, dtype=np.float64)
     return means

@@ -17,7 +17,7 @@ GRID_UM = 8.0
 
 EPITHELIAL_RADII_UM = np.linspace(2.9, 6.5, 10)
 N_ANGLES = 16
-N_VARIANTS = 12
+N_VARIANTS = 8
 
 
 @dataclass(frozen=True)

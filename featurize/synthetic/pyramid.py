@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512
         level = 0
         while level == 0 or max(rgb.shape[:2]) >= smallest_px:
             writer.write(
-                rgb,
+                _tiles(rgb),
+                shape=rgb.shape,
+                dtype=np.uint8,
                 tile=(TILE_PX, TILE_PX),
                 compression="jpeg",
                 compressionargs={"level": QUALITY},
@@ -51,12 +54,18 @@ def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512
             level += 1
 
 
+def _tiles(rgb: Pixels) -> Iterator[Pixels]:
+    """Whole tiles, row by row; the last repeat the border, as black padding would ring into the picture."""
+    height, width = rgb.shape[:2]
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, TILE_PX):
+            tile = rgb[top : top + TILE_PX, left : left + TILE_PX]
+            missing = (TILE_PX - tile.shape[0], TILE_PX - tile.shape[1])
+            yield np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else tile
+
+
 def _halved(rgb: Pixels) -> Pixels:
-    """Mean over 2 x 2 pixels; an odd last row or column is dropped."""
-    height, width = (n // 2 * 2 for n in rgb.shape[:2])
-    # Sums of rows first: adjacent rows are contiguous, and 16 bits hold four pixels.
-    rows = rgb[0:height:2, :width].astype(np.uint16)
-    rows += rgb[1:height:2, :width]
-    total = rows[:, 0::2]
-    total += rows[:, 1::2]
-    return ((total + 2) >> 2).astype(np.uint8)
+    """Mean over 2 x 2 pixels; of an odd last row or column, over what is there."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(rgb).reduce(2))

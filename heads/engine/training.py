@@ -27,7 +27,7 @@ class TrainingOptions:
     """
 
     epochs: int = 10
-    batch: int = 128
+    batch: int = 256
     lr: float = 2e-3
     weight_decay: float = 0.05
     pearson_weight: float = 0.5
@@ -87,7 +87,9 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
+    )
     steps = options.epochs * sum(1 for _ in _batches(rows.slide, options.batch, torch.Generator()))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, options.warmup))
     module.train()
@@ -113,7 +115,7 @@ def train(
 
 def _batches(slide: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Rows of each step: every slide cut into equal parts of at most `batch` rows, parts in random order."""
-    parts = []
+    parts: list[Tensor] = []
     for one in torch.unique(slide):
         rows = torch.nonzero(slide == one).squeeze(1)
         order = torch.randperm(len(rows), generator=generator).to(rows.device)

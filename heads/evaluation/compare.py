@@ -24,13 +24,14 @@ from .aggregate import ScoredFold, aggregate
 from .comparison import Comparison
 from .feature_choice import DENSITY, feature_keys
 from .gene_maps import HeldOut, gene_maps
-from .metrics import FoldScore, score_fold
+from .metrics import score_fold
 from .preparation import Prepared, prepare, prepare_cohort
 from .protocols import Protocol, get_protocol
 from .splits import Fold, outer_folds, patient_warnings
 
 log = logging.getLogger(__name__)
 
+VERSIONS = ("tissuary", "torch", "numpy", "scipy", "scikit-learn", "scanpy")
 SCORES = ("pcc_slide_mean", "pcc_slide_median", "pcc_pooled", "pcc_heg50", "pcc_hvg50", "mse", "mae")
 
 Progress = Callable[[str, int, int], None]
@@ -66,8 +67,14 @@ class _Results:
     """What the cells of a comparison add up to."""
 
     records: list[dict[str, object]] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], str] = field(default_factory=dict)
     held_out: dict[tuple[str, str], list[HeldOut]] = field(default_factory=dict)
+
+    def skip(self, at: tuple[str, str], reason: str) -> None:
+        """Leave a head out of a protocol altogether: an average over some of the folds is no score."""
+        self.skipped[at] = reason
+        self.held_out.pop(at, None)
+        self.records = [r for r in self.records if (r["protocol"], r["head"]) != at]
 
 
 def compare(store: Store, *, options: CompareOptions | None = None, progress: Progress | None = None) -> Comparison:
@@ -104,12 +111,14 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
                 done += 1
     if progress is not None:
         progress("done", total, total)
-    _add_aggregates(results, protocols, names, table_patients=dict(zip(table.slide_ids, table.patient_ids, strict=True)))
+    _add_aggregates(
+        results, protocols, names, patients=dict(zip(table.slide_ids, table.patient_ids, strict=True))
+    )
     return Comparison(
         protocols=protocols,
         records=tuple(results.records),
         warnings=patient_warnings(table.patient_ids),
-        skipped=tuple(results.skipped.items()),
+        skipped=tuple((f"{name} ({protocol})", reason) for (protocol, name), reason in results.skipped.items()),
         maps=gene_maps(store, results.records, results.held_out),
         provenance=_provenance(store, keys, options, table_size=(len(table), len(table.slide_ids))),
     )
@@ -126,7 +135,8 @@ def _run_cell(
     results: _Results,
 ) -> None:
     """Fit, predict and score one head on one fold."""
-    if name in results.skipped:
+    at = (protocol.name, name)
+    if at in results.skipped:
         return
     try:
         head = make_head(name, **({"seed": options.seed} if _takes_seed(name) else {}))
@@ -135,13 +145,13 @@ def _run_cell(
         fitted = time.perf_counter()
         prediction = _predict(head, prepared)
         finished = time.perf_counter()
+        score = score_fold(
+            prediction, prepared.truth, slide=prepared.test.slide, heg50=prepared.panel.heg50, hvg50=prepared.hvg50
+        )
     except HeadError as error:
-        results.skipped[name] = str(error)
-        log.warning("head %s skipped: %s", name, error)
+        log.warning("head %s skipped under %s: %s", name, protocol.name, error)
+        results.skip(at, str(error))
         return
-    score = score_fold(
-        prediction, prepared.truth, slide=prepared.test.slide, heg50=prepared.panel.heg50, hvg50=prepared.hvg50
-    )
     record: dict[str, object] = {
         "head": name,
         "mode": "default",
@@ -154,6 +164,7 @@ def _run_cell(
         "n_test": len(prepared.test),
         **{field: getattr(score, field) for field in SCORES},
         "nan_genes": score.nan_genes,
+        "nan_slides": score.nan_slides,
         "constant": score.constant,
         "panel": protocol.panel,
         "preprocessing": prepared.preprocessing,
@@ -167,7 +178,7 @@ def _run_cell(
     }
     results.records.append(record)
     held = HeldOut(prepared.test, prepared.truth, prediction, score, fold.name)
-    results.held_out.setdefault((protocol.name, name), []).append(held)
+    results.held_out.setdefault(at, []).append(held)
 
 
 def _predict(head: Any, prepared: Prepared) -> NDArray[np.float32]:
@@ -187,7 +198,7 @@ def _takes_seed(name: str) -> bool:
 
 
 def _add_aggregates(
-    results: _Results, protocols: Sequence[Protocol], names: Sequence[str], *, table_patients: dict[str, str]
+    results: _Results, protocols: Sequence[Protocol], names: Sequence[str], *, patients: dict[str, str]
 ) -> None:
     """One record of fold "all" for each head under each protocol."""
     for protocol in protocols:
@@ -196,7 +207,7 @@ def _add_aggregates(
             held = results.held_out.get((protocol.name, name), [])
             if not held:
                 continue
-            folds = [ScoredFold(one.fold, _patients(one.score, one, table_patients), one.score) for one in held]
+            folds = [ScoredFold(one.fold, _patients(one, patients), one.score) for one in held]
             summary = aggregate(folds)
             first = own[0]
             results.records.append(
@@ -207,6 +218,7 @@ def _add_aggregates(
                     "n_test": sum(int(str(r["n_test"])) for r in own),
                     **{field: getattr(summary, field) for field in SCORES},
                     "nan_genes": summary.nan_genes,
+                    "nan_slides": summary.nan_slides,
                     "constant": summary.constant,
                     "options": {},
                     "preprocessing": first["preprocessing"],
@@ -219,8 +231,9 @@ def _add_aggregates(
             )
 
 
-def _patients(score: FoldScore, held: HeldOut, patients: dict[str, str]) -> tuple[str, ...]:
-    return tuple(patients[held.test.slide_ids[slide]] for slide in score.slides)
+def _patients(held: HeldOut, patients: dict[str, str]) -> tuple[str, ...]:
+    """Patient of each test slide of a fold, in the order of its scores."""
+    return tuple(patients[held.test.slide_ids[slide]] for slide in held.score.slides)
 
 
 def _provenance(
@@ -235,9 +248,11 @@ def _provenance(
         "slides": table_size[1],
         "patches": options.patches,
         "fingerprints": {key: header.fingerprint for key, header in headers.items()},
-        "licences": {FeatureKey.parse(key).encoder: str(header.record.get("licence")) for key, header in headers.items()},
+        "licences": {
+            FeatureKey.parse(key).encoder: str(header.record.get("licence")) for key, header in headers.items()
+        },
         "seed": options.seed,
-        "versions": {name: version(name) for name in ("tissuary", "torch", "numpy", "scipy", "scikit-learn", "scanpy")},
+        "versions": {name: version(name) for name in VERSIONS},
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }

@@ -41,7 +41,7 @@ def feature_keys(
         have = ", ".join(sorted(found, key=_field_um)) or "none"
         msg = (
             f"{store.path} has no features {backbone}@{', '.join(missing) or '*'} on {patches!r} (views of {backbone}: "
-            f"{have}). Make them with `tissuary featurize SOURCE --store {store.path} --backbone {backbone} --views ...`"
+            f"{have}). Make them: `tissuary featurize SOURCE --store {store.path} --backbone {backbone} --views ...`"
         )
         raise StoreError(msg)
     return tuple(found[view] for view in wanted)

@@ -47,7 +47,9 @@ def gene_maps(
     if not ranked:
         return ()
     chosen = {"best gene": ranked[0], "median gene": ranked[len(ranked) // 2]}
-    return tuple(_map(store, held, gene, scores[gene], role=role, head=str(best["head"])) for role, gene in chosen.items())
+    return tuple(
+        _map(store, held, gene, scores[gene], role=role, head=str(best["head"])) for role, gene in chosen.items()
+    )
 
 
 def _scores_by_gene(held: Sequence[HeldOut]) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -11,52 +12,64 @@ from .numerals import number, range_text, score_text, seconds_text
 from .standings import Standing, standings
 from .verdict import verdict
 
-CONTROL_STYLE = "dim"
-BEST_STYLE = "bold"
+# From this many columns of text on all scores fit; below, those that the reader needs first.
+WIDE = 104
+NARROW_SCORES = (("pooled", "pcc_pooled"), ("HEG-50", "pcc_heg50"), ("MSE", "mse"))
+WIDE_SCORES = (
+    ("median", "pcc_slide_median"),
+    ("pooled", "pcc_pooled"),
+    ("HEG-50", "pcc_heg50"),
+    ("HVG-50", "pcc_hvg50"),
+    ("MSE", "mse"),
+)
+GROUP_TITLES = {"control": "controls: the floor", "diagnostic": "diagnostics"}
 
-# Title and field of the scores beside the headline.
-SCORES = (("median", "pcc_slide_median"), ("pooled", "pcc_pooled"), ("HEG-50", "pcc_heg50"), ("HVG-50", "pcc_hvg50"))
 
-
-def leaderboard_tables(comparison: Comparison) -> tuple[Table, ...]:
+def leaderboard_tables(comparison: Comparison, *, width: int = 80) -> tuple[Table, ...]:
     """Return one table for each protocol, backbone and set of views, its verdict as caption.
 
-    Rows are heads, best first, then controls, then diagnostics, with a line between. Names are taken literally: a
-    slide or head called ``[red]`` is shown so.
+    Rows are heads, best first, then controls, then diagnostics. Names are taken literally: a head called ``[red]`` is
+    shown so.
+
+    Parameters
+    ----------
+    comparison
+        What `compare` returned.
+    width
+        Characters in a line of the terminal (`rich.console.Console.width`); from 104 on all scores are shown.
     """
-    return tuple(_table(standing) for standing in standings(comparison))
+    scores = WIDE_SCORES if width >= WIDE else NARROW_SCORES
+    return tuple(_table(standing, scores) for standing in standings(comparison))
 
 
-def _table(standing: Standing) -> Table:
+def _table(standing: Standing, scores: tuple[tuple[str, str], ...]) -> Table:
     said = verdict(standing)
-    caption = Text("\n".join((said.sentence, *said.notes)), justify="left")
     table = Table(
-        title=Text(f"{standing.protocol_name} · {standing.backbone} · {standing.views}"),
-        caption=caption,
+        title=Text(f"{standing.protocol_name} · {standing.backbone} · {standing.views}", style="bold"),
+        caption=Text("\n".join((said.sentence, *said.notes)), justify="left"),
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("head", overflow="fold", min_width=8)
-    table.add_column("PCC", justify="right", no_wrap=True)
-    table.add_column(_spread_title(standing), justify="right", no_wrap=True)
-    for title, _ in SCORES:
+    table.add_column("head", overflow="fold", min_width=12)
+    titles = ["PCC", _spread_title(standing), *(title for title, _ in scores), "fit"]
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("MSE", justify="right", no_wrap=True)
-    table.add_column("fit", justify="right", no_wrap=True)
     for rows in (standing.heads, standing.controls, standing.diagnostics):
+        title = GROUP_TITLES.get(rows[0].kind) if rows else None
+        if title is not None:
+            table.add_row(Text(title, style="italic"))
         for row in rows:
-            table.add_row(*_cells(row), style=_style(row, standing))
+            table.add_row(*_cells(row, scores), style=_style(row, standing))
         table.add_section()
     return table
 
 
-def _cells(row: Row) -> list[Text]:
+def _cells(row: Row, scores: tuple[tuple[str, str], ...]) -> list[Text]:
     spread = row.interval or row.fold_range or (None, None)
-    marks = {"head": "", "control": "control", "diagnostic": "diagnostic"}
-    cells = [f"{row.label} ({marks[row.kind]})" if marks[row.kind] else row.label, score_text(row.score)]
-    cells.append(range_text(*spread))
-    cells += [score_text(number(row.aggregate, field)) for _, field in SCORES]
-    cells.append(score_text(number(row.aggregate, "mse")))
+    cells = [row.label, score_text(row.score), range_text(*spread)]
+    cells += [score_text(number(row.aggregate, field)) for _, field in scores]
     cells.append(seconds_text(number(row.aggregate, "fit_seconds")))
     return [Text(cell) for cell in cells]
 
@@ -67,5 +80,5 @@ def _spread_title(standing: Standing) -> str:
 
 def _style(row: Row, standing: Standing) -> str:
     if row.kind != "head":
-        return CONTROL_STYLE
-    return BEST_STYLE if row is standing.heads[0] else ""
+        return "dim"
+    return "bold" if row is standing.heads[0] else ""

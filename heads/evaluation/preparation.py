@@ -1,4 +1,4 @@
-"""What every head gets alike: panel, targets, weights, standardised features, slide offsets. Learnt on training only."""
+"""What every head gets alike: panel, targets, weights, features, slide offsets, all learnt on training slides."""
 
 from __future__ import annotations
 

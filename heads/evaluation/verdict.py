@@ -47,6 +47,7 @@ def verdict(standing: Standing) -> Verdict:
     assert best.score is not None
     field = _field(len(scored), best)
     notes = [_selection_note(len(scored))] if len(scored) > 1 else []
+    notes += [f"Mind what {standing.protocol_name} leaks: {leak}." for leak in _leaks(standing)]
     floor = standing.floor
     if floor is None:
         sentence = f"{field} scores {score_text(best.score)}{_spread(best)}; no control was scored, so nothing follows."
@@ -114,6 +115,10 @@ def _certainty(best: Row, control: Row) -> tuple[bool, tuple[str, ...]]:
 
 def _selection_note(n_heads: int) -> str:
     return f"The best of {n_heads} heads is picked by the scores shown here, so its own score is slightly optimistic."
+
+
+def _leaks(standing: Standing) -> tuple[str, ...]:
+    return tuple(leak.rstrip(".") for leak in standing.protocol.leaks) if standing.protocol is not None else ()
 
 
 def _capital(sentence: str) -> str:

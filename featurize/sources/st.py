@@ -1,0 +1,65 @@
+"""The layout of the first Spatial Transcriptomics cohorts, as published with HER2ST.
+
+`<root>/data/ST-imgs/<patient>/<section>/<image>`, `<root>/data/ST-cnts/<section>.tsv.gz` and
+`<root>/data/ST-spotfiles/<section>_selection.tsv`; the folder that holds the three may be given itself. It carries no
+scale: the spot pitch has to be declared.
+
+Andersson, A. et al. (2021). Spatial deconvolution of HER2-positive breast cancer. Nat Commun 12:6012.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from ...store.errors import CohortError
+from ..cohort import Measured, Sample
+from .count_matrix import read_count_table
+from .joining import join
+from .slides import image_files
+from .spot_table import read_spots
+
+
+def st_root(source: Path) -> Path | None:
+    """The folder that holds `ST-imgs`: `source` or its `data`; None where neither does."""
+    return next((root for root in (source, source / "data") if (root / "ST-imgs").is_dir()), None)
+
+
+def st_samples(source: Path) -> tuple[Sample, ...]:
+    """One sample a section, by patient and section; the patient is the folder's name.
+
+    Raises
+    ------
+    CohortError
+        If the layout is not there, or a section does not have exactly one image.
+    """
+    root = st_root(source)
+    if root is None:
+        msg = f"{source} holds neither ST-imgs nor data/ST-imgs, so it is not the legacy ST layout: give its root"
+        raise CohortError(msg)
+    sections = [(patient, section) for patient in _folders(root / "ST-imgs") for section in _folders(patient)]
+    if not sections:
+        msg = f"{root / 'ST-imgs'} holds no <patient>/<section> folders"
+        raise CohortError(msg)
+    return tuple(_sample(root, patient, section) for patient, section in sections)
+
+
+def _sample(root: Path, patient: Path, section: Path) -> Sample:
+    images = image_files(section)
+    if len(images) != 1:
+        found = ", ".join(image.name for image in images) or "none"
+        msg = f"{section} must hold exactly one image, found {found}: add it, or move the others away"
+        raise CohortError(msg)
+    return Sample(section.name, patient.name, images[0], read_measured=partial(_read, root, section.name))
+
+
+def _read(root: Path, section: str) -> Measured:
+    folder = root / "ST-cnts"
+    plain = folder / f"{section}.tsv"
+    counts = plain if plain.is_file() else folder / f"{section}.tsv.gz"
+    spots = read_spots(root / "ST-spotfiles" / f"{section}_selection.tsv")
+    return join(section, spots, read_count_table(counts))
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

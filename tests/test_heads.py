@@ -1,0 +1,154 @@
+"""Heads through their contract, against scikit-learn and planted answers."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.neighbors import NearestNeighbors
+from tissuary.heads import HEADS, make_head
+from tissuary.heads.closed_form import ridge_path
+from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
+from tissuary.heads.evaluation.protocols import get_protocol
+from tissuary.heads.evaluation.splits import outer_folds
+from tissuary.heads.inner import inner_folds, within_slide_pearson
+from tissuary.heads.mmap import merge_folds
+from tissuary.heads.registry import resolve_heads
+from tissuary.store.errors import HeadError
+
+SLIDES = {f"{p}{i}": (p, 40 + 3 * i) for p in "ABCD" for i in range(2)}
+
+
+@pytest.fixture
+def prepared(make_store):
+    store = make_store(SLIDES)
+    protocol = get_protocol("strict")
+    table = store.table("toy@20x", control_keys=["haematoxylin@20x"])
+    fold = outer_folds(protocol, table.slide_ids, table.patient_ids)[0]
+    return prepare(prepare_cohort(table, protocol), fold, protocol)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 11), (20, 45)])
+@pytest.mark.parametrize("alpha", [0.1, 3.0, 500.0])
+def test_ridge_path_is_scikit_learns_weighted_ridge(n, d, alpha):
+    rng = np.random.default_rng(n)
+    x, y, w = rng.normal(1, 2, size=(n, d)), rng.normal(size=(n, 3)), rng.uniform(0.1, 1, size=n)
+    unseen = rng.normal(size=(7, d))
+    theirs = SklearnRidge(alpha=alpha, solver="svd").fit(x, y, sample_weight=w)
+    ours = ridge_path(x, y, w)
+    np.testing.assert_allclose(ours.predict(unseen, (1.0, alpha))[1], theirs.predict(unseen), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(ours.coefficients(alpha).T, theirs.coef_, rtol=1e-7, atol=1e-10)
+
+
+def test_ridge_chooses_alpha_on_training_patients(prepared):
+    train = prepared.train
+    head = make_head("ridge").fit(train)
+    assert head.chosen_["selection"] == "patients"
+    alphas = 8 * np.logspace(-2, 2, 10)
+    x, y, w = train.features(), train.targets, train.weights
+    scores = []
+    for alpha in alphas:
+        by_slide = []
+        for rows, held in inner_folds(train)[1]:
+            model = SklearnRidge(alpha=alpha, solver="svd").fit(x[rows], y[rows], sample_weight=w[rows])
+            by_slide += np.nanmean(within_slide_pearson(model.predict(x[held]), y[held], train.slide[held]), 1).tolist()
+        scores.append(np.mean(by_slide))
+    assert head.alpha_ == pytest.approx(alphas[int(np.argmax(scores))])
+    np.testing.assert_allclose(list(head.chosen_["inner_scores"].values()), scores, atol=1e-6)
+
+
+def test_few_training_slides_take_the_fixed_alpha(make_store):
+    store = make_store({"a1": ("A", 30), "b1": ("B", 30), "c1": ("C", 30)})
+    protocol = get_protocol("strict")
+    table = store.table("toy@20x")
+    fold = outer_folds(protocol, table.slide_ids, table.patient_ids)[0]
+    head = make_head("ridge").fit(prepare(prepare_cohort(table, protocol), fold, protocol).train)
+    assert (head.alpha_, head.chosen_["selection"]) == (8.0, "fixed")
+
+
+def test_knn_is_the_weighted_mean_of_scikit_learns_neighbours(prepared):
+    train, test = prepared.train, prepared.test
+    head = make_head("knn", k=7).fit(train)
+    found = NearestNeighbors(n_neighbors=7, metric="cosine").fit(train.features()).kneighbors(test.features())[1]
+    w = train.weights[found]
+    expected = (w[..., None] * train.targets[found]).sum(1) / w.sum(1, keepdims=True)
+    np.testing.assert_allclose(head.predict(test), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_every_head_fits_predicts_and_repeats(prepared, name):
+    first, second = (make_head(name).fit(prepared.train).predict(prepared.test) for _ in range(2))
+    assert first.shape == prepared.truth.shape
+    assert first.dtype == np.float32
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["ridge", "knn", "mmap"])
+def test_heads_find_what_was_planted_and_controls_do_not(prepared, name):
+    """Counts follow two feature dimensions; positions, density and shuffled targets say nothing."""
+
+    def score(head):
+        prediction = make_head(head).fit(prepared.train).predict(prepared.test)
+        return np.nanmean(within_slide_pearson(prediction, prepared.truth, prepared.test.slide))
+
+    floor = max(score(control) for control in ("coordinates", "shuffled", "mean", "patient-mean"))
+    assert score(name) > floor + 0.25
+    assert abs(score("shuffled")) < 0.15
+
+
+def test_mmap_overfits_a_small_table(prepared):
+    train = prepared.train.select_slides([0])
+    head = make_head("mmap", epochs=300, members=1).fit(train)
+    fitted = within_slide_pearson(head.predict(train), train.targets, train.slide)
+    assert np.nanmean(fitted) > 0.9
+    assert head.loss_curve_[0][-1] < head.loss_curve_[0][0]
+
+
+def test_slide_level_controls_are_constant_within_slides(prepared):
+    for name in ("mean", "patient-mean", "slide-feature-mean"):
+        prediction = make_head(name).fit(prepared.train).predict(prepared.test)
+        whole = prediction + prepared.test.target_offset[prepared.test.slide]
+        for one in np.unique(prepared.test.slide):
+            assert np.ptp(whole[prepared.test.slide == one], axis=0).max() < 1e-5
+        assert (within_slide_pearson(whole, prepared.truth, prepared.test.slide) == 0).all()
+
+
+def test_patient_mean_knows_a_patient_that_spans_the_split(make_store):
+    store = make_store({"a1": ("A", 30), "a2": ("A", 30), "b1": ("B", 30)})
+    protocol = get_protocol("strict-slide")
+    table = store.table("toy@20x")
+    fold = outer_folds(protocol, table.slide_ids, table.patient_ids)[0]  # tests a1, trains on a2 and b1
+    one = prepare(prepare_cohort(table, protocol), fold, protocol)
+    whole = make_head("patient-mean").fit(one.train).predict(one.test) + one.test.target_offset[one.test.slide]
+    np.testing.assert_allclose(whole[0], one.train.target_offset[0], atol=1e-6)
+
+
+def test_a_test_table_holds_nothing_to_copy(prepared):
+    test = prepared.test
+    assert test.targets is None
+    assert test.counts is None
+    assert test.depth is None
+    assert test.weights is None
+
+
+def test_inner_folds_are_joined_without_splitting_groups():
+    rows = [np.arange(i * 3, i * 3 + 3) for i in range(5)]
+    folds = tuple((np.setdiff1d(np.arange(15), held), held) for held in rows)
+    merged = merge_folds(folds, 2)
+    assert [held.tolist() for _, held in merged] == [[0, 1, 2, 6, 7, 8, 12, 13, 14], [3, 4, 5, 9, 10, 11]]
+    for train, held in merged:
+        assert sorted([*train, *held]) == list(range(15))
+
+
+def test_unknown_heads_and_options_are_named(prepared):
+    with pytest.raises(HeadError, match="there is no head 'ridgy'; there are mean"):
+        make_head("ridgy")
+    with pytest.raises(HeadError, match="unexpected keyword argument 'beta'"):
+        make_head("ridge", beta=1)
+    with pytest.raises(HeadError, match="no targets to learn"):
+        make_head("ridge").fit(prepared.test)
+    with pytest.raises(HeadError, match="featurize the slides again"):
+        from dataclasses import replace
+
+        make_head("density").fit(replace(prepared.train, control_columns={}))
+    assert resolve_heads(["knn", "ridge", "knn"]) == ("ridge", "knn")
+    assert resolve_heads("all") == tuple(HEADS)

@@ -1,0 +1,107 @@
+"""The house: imports run one way, nothing heavy loads early, the package list is the tree."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {
+    "store": set(),
+    "featurize": {"store"},
+    "heads": {"store"},
+    "cli": {"store", "featurize", "heads"},
+    "benchmarks": {"store", "featurize", "heads"},
+}
+HEAVY = ("torch", "timm", "faiss", "anndata", "polars", "matplotlib", "scanpy", "openslide", "numpy", "rich")
+
+
+def imported_rooms(path):
+    """Rooms of this package that a file imports from."""
+    here = path.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".") if node.module else []
+            if node.level:
+                module = [*here[: len(here) - node.level], *module]
+            elif module[0] == "tissuary":
+                module = module[1:]
+            else:
+                continue
+            names = [module[0]] if module else [alias.name for alias in node.names]
+            yield from (name for name in names if name in ROOMS)
+        elif isinstance(node, ast.Import):
+            parts = [alias.name.split(".") for alias in node.names]
+            yield from (part[1] for part in parts if part[0] == "tissuary" and len(part) > 1 and part[1] in ROOMS)
+
+
+def library_files():
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(ROOT).parts[0]
+    wrong = set(imported_rooms(path)) - ROOMS[room] - {room}
+    assert not wrong, f"{path.relative_to(ROOT)} imports from {wrong}"
+
+
+def test_the_check_sees_a_wrong_import(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "store").mkdir()
+    path = tmp_path / "store" / "bad.py"
+    path.write_text("from ..heads.ridge import Ridge\nfrom .. import cli\nimport tissuary.featurize.cohort\n")
+    assert sorted(imported_rooms(path)) == ["cli", "featurize", "heads"]
+
+
+def test_package_list_is_the_tree():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {"tissuary"} | {
+        ".".join(("tissuary", *path.parent.relative_to(ROOT).parts))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert sorted(listed) == sorted(found)
+
+
+def test_the_root_package_is_a_docstring_and_nothing_else():
+    body = ast.parse((ROOT / "__init__.py").read_text()).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+    assert not (ROOT / "tests" / "__init__.py").exists()
+
+
+def test_the_library_exists_once():
+    import tissuary.cli.main  # noqa: F401
+
+    rooms = tuple(str(ROOT / room) for room in ROOMS)
+    twice = [
+        name
+        for name, module in list(sys.modules.items())
+        if not name.startswith("tissuary.") and str(getattr(module, "__file__", "") or "").startswith(rooms)
+    ]
+    assert twice == []
+
+
+def test_help_loads_nothing_heavy():
+    code = f"import sys, tissuary.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_device_side_loads_without_what_a_bare_gpu_box_lacks():
+    missing = ("faiss", "polars", "anndata", "openslide", "scanpy", "tifffile", "imagecodecs", "typer", "rich")
+    code = (
+        "import sys\n"
+        f"for name in {missing!r}: sys.modules[name] = None\n"
+        "import tissuary.store.store, tissuary.store.nearest, tissuary.heads.mmap, tissuary.heads.ridge\n"
+        "import tissuary.heads.knn, tissuary.heads.controls, tissuary.featurize.backbones.build\n"
+        "import tissuary.heads.evaluation.compare\n"
+        "print('fine')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT.parent)
+    assert found.stdout.strip() == "fine", found.stderr

@@ -1,0 +1,125 @@
+"""Exact search: against brute force in float64, with ties, exclusions and a stored standardisation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tissuary.store import Store
+from tissuary.store.errors import FingerprintError, StoreError
+from tissuary.store.nearest import FaissFlat, NumpyFlat, search_exact, unit_rows
+
+KEY = "toy@20x"
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store({"a1": ("A", 25), "a2": ("A", 30), "b1": ("B", 28), "c1": ("unknown:c1", 20)})
+
+
+def standardised_unit_vectors(store):
+    """The same vectors, made from the files with numpy alone."""
+    slides = ["a1", "a2", "b1", "c1"]
+    rows = np.concatenate([np.asarray(store.features(KEY, slide), dtype=np.float64) for slide in slides])
+    rows = (rows - rows.mean(0)) / rows.std(0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    owner = [(slide, i) for slide in slides for i in range(len(store.features(KEY, slide)))]
+    return rows, owner
+
+
+@pytest.mark.parametrize("exclude", [None, "slide", "patient"])
+@pytest.mark.parametrize("query", [("a1", 0), ("a2", 17), ("b1", 27)])
+def test_hits_are_those_of_brute_force(store, exclude, query):
+    store.build_index(KEY)
+    rows, owner = standardised_unit_vectors(store)
+    patient = {"a1": "A", "a2": "A", "b1": "B", "c1": "unknown:c1"}
+    keep = {
+        None: [who != query for who in owner],
+        "slide": [who[0] != query[0] for who in owner],
+        "patient": [patient[who[0]] != patient[query[0]] for who in owner],
+    }[exclude]
+    score = np.where(keep, rows @ rows[owner.index(query)], -np.inf)
+    best = np.argsort(-score, kind="stable")[:10]
+    hits = store.search(*query, k=10, key=KEY, exclude=exclude)
+    assert [(hit.slide_id, hit.patch) for hit in hits] == [owner[i] for i in best]
+    np.testing.assert_allclose([hit.distance for hit in hits], 1 - score[best], atol=1e-6)
+    assert [hit.rank for hit in hits] == list(range(1, 11))
+
+
+def test_exclusion_happens_inside_so_that_k_hits_come_back(store):
+    store.build_index(KEY)
+    hits = store.search("a1", 3, k=48, key=KEY, exclude="patient")
+    assert len(hits) == 48
+    assert {hit.patient_id for hit in hits} == {"B", "unknown:c1"}
+    assert len(store.search("a1", 3, k=1000, key=KEY)) == 25 + 30 + 28 + 20 - 1
+
+
+def test_standardisation_within_slides_is_kept_in_the_index(store):
+    store.build_index(KEY, standardised="slide")
+    a1, b1 = (np.asarray(store.features(KEY, slide), dtype=np.float64) for slide in ("a1", "b1"))
+    query = ((a1 - a1.mean(0)) / a1.std(0))[4]
+    others = (b1 - b1.mean(0)) / b1.std(0)
+    cosine = others @ query / np.linalg.norm(others, axis=1) / np.linalg.norm(query)
+    hits = [hit for hit in store.search("a1", 4, k=78, key=KEY, exclude="patient") if hit.slide_id == "b1"]
+    assert [hit.patch for hit in hits] == np.argsort(-cosine, kind="stable").tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(1, 60), copies=st.integers(1, 30), k=st.integers(1, 25), seed=st.integers(0, 50))
+def test_ties_are_broken_by_row(n, copies, k, seed):
+    rng = np.random.default_rng(seed)
+    distinct = unit_rows(rng.normal(size=(n, 5)))
+    base = distinct[rng.integers(0, n, size=n + copies)]  # many rows are equal
+    queries = unit_rows(rng.normal(size=(3, 5)))
+    allowed = rng.random(len(base)) < 0.7
+    for index in (FaissFlat.build(base), NumpyFlat(base)):
+        scores, rows = search_exact(index, queries, k, allowed=allowed)
+        for query, got, found in zip(queries, scores, rows, strict=True):
+            exact = np.where(allowed, (base.astype(float) * query.astype(float)).sum(1), -np.inf)
+            best = np.argsort(-exact, kind="stable")[: min(k, allowed.sum())]
+            np.testing.assert_array_equal(found[: len(best)], best)
+            np.testing.assert_array_equal(got[: len(best)], exact[best])
+            assert (found[len(best) :] == -1).all()
+
+
+def test_an_index_older_than_the_store_is_refused(store):
+    store.build_index(KEY)
+    (store.path / "features" / "spots" / KEY / "a2.h5").unlink()
+    with pytest.raises(StoreError, match="covers 4 slides, the store now 3"):
+        Store(store.path).search("a1", 0, key=KEY)
+
+
+def test_a_damaged_index_is_refused(store):
+    store.build_index(KEY)
+    path = store.path / "indexes" / f"spots.{KEY}" / "rows.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match="not what was written: run `tissuary index` again"):
+        store.search("a1", 0, key=KEY)
+
+
+def test_features_of_another_encoder_are_refused(store, make_store):
+    store.build_index(KEY)
+    import h5py
+
+    for path in (store.path / "features" / "spots" / KEY).glob("*.h5"):
+        with h5py.File(path, "a") as file:
+            file.attrs["fingerprint"] = "other"
+    with pytest.raises(FingerprintError, match="made from other features"):
+        Store(store.path).search("a1", 0, key=KEY)
+
+
+def test_bad_questions_are_answered(store, caplog):
+    with pytest.raises(StoreError, match="there is no index"):
+        store.search("a1", 0, key=KEY)
+    store.build_index(KEY)
+    with pytest.raises(StoreError, match="has patches 0 to 24, not 25"):
+        store.search("a1", 25, key=KEY)
+    with pytest.raises(StoreError, match="is not in the index"):
+        store.search("zz", 0, key=KEY)
+    with pytest.raises(StoreError, match="choose patient or slide"):
+        store.search("a1", 0, key=KEY, exclude="cohort")
+    with pytest.raises(StoreError, match="choose slide or cohort"):
+        store.build_index(KEY, standardised="patient")
+    store.search("c1", 0, key=KEY, exclude="patient")
+    assert "its patient is unknown" in caplog.text
