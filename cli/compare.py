@@ -46,11 +46,14 @@ def compare(
 
 def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
     """Compare under a progress bar and write the results."""
+    import torch
+
     from ..heads.evaluation.compare import compare as run_compare
     from ..heads.evaluation.report import write_report
     from ..heads.evaluation.results_file import write_results
     from ..store import Store
 
+    torch.set_num_threads(1)  # heads are small: threads cost more than they give
     with progress_bar("compare") as progress:
         comparison = run_compare(Store(store), options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,8 @@ def embed(
         Called with the number of patches done.
     """
     n = len(centers_px)
-    with ExitStack() as stack, ThreadPoolExecutor(readers) as pool:
+    encoders = [target.encoder for field in fields for target in field.targets]
+    with ExitStack() as stack, ThreadPoolExecutor(readers) as pool, _forward_threads(encoders):
         writers = [
             [
                 (t.encoder, stack.enter_context(write_features(t.path, t.header, shape=(n, t.encoder.dim))))
@@ -55,6 +56,23 @@ def embed(
                     writer.append(_encode(encoder, patches))
             done += len(pixels[0])
             progress(done)
+
+
+@contextmanager
+def _forward_threads(encoders: Sequence[Encoder]) -> Iterator[None]:
+    """Run embedded encoders on one thread, and leave the other cores to the readers.
+
+    They are many small operations, which two contending OpenMP threads make five times slower, not faster.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if all(encoder.record.loader == "embedded" for encoder in encoders):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _encode(encoder: Encoder, patches: Pixels) -> Floats:

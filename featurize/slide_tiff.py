@@ -18,13 +18,13 @@ from ..store.errors import SlideError, TissuaryError
 from .slide import Slide, check_region
 from .slide_metadata import tiff_mpp
 from .slide_photo import WholeSlide, as_rgb, check_whole_size
-from .slide_tiff_layout import Level, Plane, check_colours, level_of, pyramid, without_extras
+from .slide_tiff_layout import Level, Plane, check_chain, check_colours, level_of, pyramid, without_extras
 
 CACHE_BYTES = 64 * 2**20
 """Decoded tiles that are kept: patches overlap, and a tile is shared by several."""
 
-_DAMAGED = (RuntimeError, ValueError, OSError, LookupError, struct.error)
-"""What tifffile and its codecs raise on bad bytes."""
+_DAMAGED = (RuntimeError, ValueError, OSError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error)
+"""What tifffile and its codecs were seen to raise on bytes changed at random."""
 
 
 class TiffSlide:
@@ -137,6 +137,7 @@ def open_tiff(path: Path) -> Slide:
     with ExitStack() as stack:
         stack.callback(file.close)
         try:
+            check_chain(file, path)
             # Labels and overviews, series of their own, are smaller.
             series = max(file.series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
             check_colours(series, path)
@@ -144,13 +145,14 @@ def open_tiff(path: Path) -> Slide:
             if not series.keyframe.is_tiled:
                 return _decode_whole(path, series, mpp)
             levels = sorted((level_of(one) for one in pyramid(file, series)), key=lambda one: -one.width)
+            slide = TiffSlide(path, file, tuple(levels), metadata_mpp=mpp)
         except TissuaryError:
             raise
         except _DAMAGED as error:
             msg = f"image {path} cannot be read as TIFF ({error}): it is damaged or of an unknown kind"
             raise SlideError(msg) from error
         stack.pop_all()  # the slide closes the file
-        return TiffSlide(path, file, tuple(levels), metadata_mpp=mpp)
+        return slide
 
 
 def _decode_whole(path: Path, series: Any, mpp: float | None) -> WholeSlide:

@@ -36,6 +36,22 @@ class Level:
     planes: tuple[Plane, ...]
 
 
+def check_chain(file: Any, path: Path) -> None:
+    """Refuse a file whose pages point back at one another: tifffile would follow them for ever.
+
+    Raises
+    ------
+    SlideError
+        If they do.
+    """
+    seen: set[int] = set()
+    for page in file.pages:
+        if page.offset in seen:
+            msg = f"image {path} is damaged: its page at byte {page.offset} comes again and again"
+            raise SlideError(msg)
+        seen.add(page.offset)
+
+
 def check_colours(series: Any, path: Path) -> None:
     """Refuse a `tifffile` series that is not one plane of 8-bit grey or RGB.
 

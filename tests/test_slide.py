@@ -356,6 +356,18 @@ def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path):
             slide.read(0, 384, 0, 10, 10)
 
 
+def test_pages_that_go_in_circles_are_refused(tmp_path):
+    path = write_tiff(tmp_path / "slide.tif", NOISE, photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        start = tiff.pages[0].offset
+    data = bytearray(path.read_bytes())
+    (entries,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * entries, start)  # the next page is this one
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=rf"page at byte {start} comes again and again"):
+        open_slide(path)
+
+
 def test_a_damaged_scanner_file_is_refused(tmp_path):
     path = write_tiff(tmp_path / "slide.svs", NOISE, photometric="rgb", tile=(128, 128), description="Aperio Image")
     with OpenSlideSlide(path) as slide:

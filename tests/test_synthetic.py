@@ -163,10 +163,10 @@ def test_expected_counts_have_the_stated_effects_and_no_other(cohort):
 
 @pytest.fixture(scope="module")
 def sections():
-    """Local morphology and context of eight full-size sections, which are never drawn."""
+    """Local morphology and context of six full-size sections, which are never drawn."""
     centers, _ = array_centers_um(12, 200.0)
     found = []
-    for seed in range(8):
+    for seed in range(6):
         tissue = grow_tissue(np.random.default_rng(seed), side_um=2800.0, centers_um=centers)
         kept = centers[spots_on_tissue(tissue, centers)]
         found.append((kept, local_morphology(tissue, kept), context(tissue, kept)))

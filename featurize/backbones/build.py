@@ -19,7 +19,7 @@ from .hub import hub_weights
 from .pooling import Pooled
 from .record import RANDOM_SUFFIX, BackboneRecord
 from .stain_texture import StainTexture
-from .weights import load_strictly, read_tensors
+from .weights import load_strictly, read_tensors, without_counters
 
 __all__ = ["Encoder", "build_encoder"]
 
@@ -43,8 +43,10 @@ def build_encoder(record: BackboneRecord, *, weights: str | None = None, device:
     Raises
     ------
     BackboneError
-        If weights are missing, belong to another architecture, give another dimension, or fail the golden vector.
+        If weights are missing, belong to another architecture, give another dimension, or fail the golden vector;
+        or the device is not there.
     """
+    _check_device(device)
     if record.loader == "embedded":
         return _embedded(record, weights=weights, device=device)
     if record.loader != "timm":
@@ -63,6 +65,16 @@ def build_encoder(record: BackboneRecord, *, weights: str | None = None, device:
     return _ready(record, network, device=device)
 
 
+def _check_device(device: str) -> None:
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        msg = f"device {device!r}: choose cpu or cuda"
+        raise BackboneError(msg)
+    if kind == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device!r}: this torch ({torch.__version__}) sees no CUDA GPU; run with --device cpu"
+        raise BackboneError(msg)
+
+
 def _embedded(record: BackboneRecord, *, weights: str | None, device: str) -> Encoder:
     if weights is not None:
         msg = f"backbone {record.key} has no weights, {weights!r} was given; leave --weights {record.key}=... out"
@@ -77,7 +89,7 @@ def _embedded(record: BackboneRecord, *, weights: str | None, device: str) -> En
 
 def _ready(record: BackboneRecord, network: nn.Module, *, device: str) -> Encoder:
     """The encoder on its device: verified in fp32 on the CPU first, where golden vectors were made."""
-    digest = tensors_digest(network.state_dict())
+    digest = tensors_digest(without_counters(network.state_dict()))
     exact = replace(record, precision="fp32")
     pooled = Pooled(network.requires_grad_(requires_grad=False), exact)
     proving = Encoder(exact, pooled, digest=digest, device="cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -77,6 +77,8 @@ class Encoder:
         BackboneError
             If `patches` are not square uint8 images of three channels.
         """
+        if not len(patches):
+            return torch.empty(0, self.dim, device=self.device)
         with torch.inference_mode():
             return self._embedding(self._prepared(patches)).float()
 
@@ -111,4 +113,4 @@ def resized(pixels: Tensor, record: BackboneRecord) -> Tensor:
         pixels = functional.interpolate(pixels, size=(side, side), mode=mode, antialias=True).clamp(0, 255)
     start = (side - record.input_px) // 2
     stop = start + record.input_px
-    return cast("Tensor", pixels[..., start:stop, start:stop])
+    return pixels[..., start:stop, start:stop]

@@ -67,7 +67,9 @@ class Golden:
             msg = f"golden of a backbone record: wanted input, first_16, sum, norm, nonzero, tolerance, note; {error!r}"
             raise BackboneError(msg) from error
         if RAMP not in golden.input or not re.match(r"[0-9.e+-]+", golden.tolerance):
-            msg = f"golden of a backbone record: wanted an input with {RAMP!r} and a tolerance that starts with a number"
+            msg = (
+                f"golden of a backbone record: wanted an input with {RAMP!r} and a tolerance that starts with a number"
+            )
             raise BackboneError(msg)
         return golden
 
@@ -103,7 +105,9 @@ def verify_golden(key: str, golden: Golden, *, encode: Callable[[Tensor], Tensor
     values: Floats = encode(image)[0].double().numpy()  # (dim,)
     wanted = np.asarray(golden.first_16)
     off = float(np.abs(values[: len(wanted)] - wanted).max()) if len(values) >= len(wanted) else np.inf
-    faults = [f"a value is {off:.2g} off (tolerance {golden.tolerance})"] if not off <= golden.tolerance_absolute else []
+    faults = (
+        [f"a value is {off:.2g} off (tolerance {golden.tolerance})"] if not off <= golden.tolerance_absolute else []
+    )
     # Of the whole vector only rounded sums are known: one part in 1e4 of their size is allowed.
     for name, wanted_sum, got in (
         ("sum", golden.sum, float(values.sum())),

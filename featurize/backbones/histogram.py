@@ -1,4 +1,4 @@
-"""Percentiles and label counts through histograms: linear in the pixels where sorting is not, and equal on any device."""
+"""Percentiles and label counts through histograms: linear in the pixels, where sorting is not."""
 
 from __future__ import annotations
 

@@ -51,7 +51,10 @@ def _download(key: str, *, hub_id: str, revision: str) -> Path:
         except EntryNotFoundError as error:  # also: not in the cache and no network
             cause, why = error, f"{' and '.join(WEIGHT_FILES)} are neither in the cache nor to be had from the hub"
         except GatedRepoError as error:
-            cause, why = error, f"access is gated: ask for it on the model's page ({hub_id}) and log in (`hf auth login`)"
+            cause, why = (
+                error,
+                f"access is gated: ask for it on the model's page ({hub_id}) and log in (`hf auth login`)",
+            )
             break
         except RevisionNotFoundError as error:
             cause, why = error, "the hub has no such revision"

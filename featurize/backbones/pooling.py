@@ -36,7 +36,9 @@ class Pooled(nn.Module):
             return self.tokens(x).mean(dim=1)  # (b, t, d) -> (b, d)
         found = self._of_rank(self._features(x), 3, "tokens")
         if not self.record.prefix_tokens:
-            msg = f"pooling {pooling!r} of backbone {self.record.key}: its record has no prefix_tokens, so no class token"
+            msg = (
+                f"pooling {pooling!r} of backbone {self.record.key}: its record has no prefix_tokens, so no class token"
+            )
             raise BackboneError(msg)
         cls = found[:, 0]
         if pooling == "cls":

@@ -198,7 +198,9 @@ def _check_numbers(record: BackboneRecord) -> None:
         value = getattr(record, name)
         numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
         if not numbers or len(value) != 3 or (name == "std" and min(value) <= 0):
-            msg = f"{name} {value!r} of backbone {record.key}: wanted three numbers{', above 0' if name == 'std' else ''}"
+            msg = (
+                f"{name} {value!r} of backbone {record.key}: wanted three numbers{', above 0' if name == 'std' else ''}"
+            )
             raise BackboneError(msg)
     sizes = {"input_px": record.input_px, "dim": record.dim, "crop_from_px": record.crop_from_px or record.input_px}
     for name, value in sizes.items():

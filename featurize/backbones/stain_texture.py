@@ -25,7 +25,7 @@ DIM = 314
 LEVELS = 6
 """Levels of the pyramid, from 224 px (a cell: 32 px) to 7 px (1 px)."""
 
-CHUNK_PX = 4 * 224 * 224
+CHUNK_PX = 8 * 224 * 224
 """Pixels described at a time: their maps stay in the processor's cache."""
 
 FLAT = 0.002
@@ -54,7 +54,7 @@ class StainTexture:
         """Describe whole patches: (b, dim)."""
         if not len(x):
             return x.new_empty(0, DIM)
-        return torch.cat([describe(part) for part in x.split(max(1, CHUNK_PX // (x.shape[2] * x.shape[3])))])
+        return torch.cat([describe(part) for part in torch.split(x, max(1, CHUNK_PX // (x.shape[2] * x.shape[3])))])
 
     def tokens(self, x: Tensor) -> Tensor:
         """Describe the cells of a 7 x 7 grid, each from its own pixels: (b, 49, dim), row by row."""
@@ -96,11 +96,15 @@ def _band(fine: Tensor, coarse: Tensor) -> list[Tensor]:
     """Energy, tails and stain correlation of one octave: its tails are the dark and bright blobs of that size."""
     values = band(fine, coarse).flatten(2)  # (n, 3, k)
     tails = percentiles(values, BAND_QUANTILES, low=-0.64, high=0.64)
-    return [_log_energy(values.abs().mean(dim=-1)), (tails / TAIL).asinh(), _correlation(values[:, 0], values[:, 1])[:, None]]
+    return [
+        _log_energy(values.abs().mean(dim=-1)),
+        (tails / TAIL).asinh(),
+        _correlation(values[:, 0], values[:, 1])[:, None],
+    ]
 
 
 def _edges(maps: Tensor, level: int) -> list[Tensor]:
-    """Strength of gradients; on coarser levels also its percentiles, common directions, and how it varies over the patch."""
+    """Strength of gradients; on some levels its percentiles, common directions and local variation too."""
     along_x, along_y = gradients(maps)
     energy = (along_x * along_x).addcmul_(along_y, along_y)
     mean_energy = energy.mean(dim=(2, 3))

@@ -21,5 +21,7 @@ def stain_amounts(density: Tensor) -> Tensor:
     """
     b, _, height, width = density.shape
     unmixing = torch.linalg.inv(torch.tensor(STAIN_RGB, dtype=torch.float64))[:, :2]  # (3 colours, 2 stains)
-    mixed = torch.cat([unmixing.T, torch.full((1, 3), 1 / 3, dtype=torch.float64)]).to(density)  # (3 amounts, 3 colours)
+    mixed = torch.cat([unmixing.T, torch.full((1, 3), 1 / 3, dtype=torch.float64)]).to(
+        density
+    )  # (3 amounts, 3 colours)
     return torch.bmm(mixed.expand(b, 3, 3), density.flatten(2)).view(b, 3, height, width)

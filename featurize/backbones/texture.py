@@ -67,7 +67,7 @@ def local_patterns(maps: Tensor) -> Tensor:
     """Shares of the rotation-invariant uniform local binary patterns (Ojala et al. 2002, IEEE TPAMI 24:971).
 
     A neighbour is brighter where it exceeds the centre by `_PATTERN_STEP`: a flat field has no pattern.
-    Eight-bit arithmetic is exact here and several times as fast.
+    Steps fit in eight bits, which compare several times as fast; maps beyond -1.27..1.26 count as that.
 
     Returns
     -------

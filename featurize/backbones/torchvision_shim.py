@@ -44,7 +44,7 @@ def _declare_operators() -> None:
 
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         del sys.modules[name]
-    library = Library("torchvision", "FRAGMENT")
-    library.define(f"nms{_SCHEMA}")
-    library.define(f"qnms{_SCHEMA}")
+    library = Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define(f"nms{_SCHEMA}")  # type: ignore[no-untyped-call]
+    library.define(f"qnms{_SCHEMA}")  # type: ignore[no-untyped-call]
     _declared.append(library)

@@ -92,8 +92,8 @@ def load_strictly(
     BackboneError
         If the file belongs to another architecture, or to other options of this one.
     """
-    own = model.state_dict()
-    given = {name: tensor for name, tensor in tensors.items() if name in own or name not in left_out}
+    own = without_counters(model.state_dict())
+    given = {n: t for n, t in without_counters(tensors).items() if n in own or n not in left_out}
     faults = [
         _fault("missing", [name for name in own if name not in given]),
         _fault("unknown", [name for name in given if name not in own]),
@@ -106,6 +106,11 @@ def load_strictly(
         )
         raise BackboneError(msg)
     model.load_state_dict(given, strict=True)
+
+
+def without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out how many batches a normalisation was trained on: some files keep it, and it shapes no output."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def _fault(what: str, names: list[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...store.arrays import Floats, Ints
+from ...store.arrays import Floats, Ints, Strings
 from ...store.errors import CohortError
 from .expression import Counts, GeneModel, draw_counts, draw_genes, draw_offset
 from .pyramid import write_pyramid
@@ -192,7 +192,7 @@ def _write_picture(path: Path, spec: CohortSpec, section: _Section, tissue: Tiss
     write_pyramid(path, render_section(tissue, stain, mpp=MPP, rng=rng), mpp=MPP)
 
 
-def _barcodes(array: Ints) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+def _barcodes(array: Ints) -> Strings:
     """Legacy spatial-transcriptomics names: column, "x", row."""
     return np.array([f"{column}x{row}" for row, column in array.tolist()])
 

@@ -57,9 +57,9 @@ def _table(standing: Standing, scores: tuple[tuple[str, str], ...]) -> Table:
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for rows in (standing.heads, standing.controls, standing.diagnostics):
-        title = GROUP_TITLES.get(rows[0].kind) if rows else None
-        if title is not None:
-            table.add_row(Text(title, style="italic"))
+        group = GROUP_TITLES.get(rows[0].kind) if rows else None
+        if group is not None:
+            table.add_row(Text(group, style="italic"))
         for row in rows:
             table.add_row(*_cells(row, scores), style=_style(row, standing))
         table.add_section()

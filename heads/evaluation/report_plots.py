@@ -29,6 +29,8 @@ COLOUR_PERCENTILES = (1.0, 99.0)
 ASPECT_LIMITS = (0.45, 1.6)
 DEFAULT_SPOT_UM = 100.0
 BAR_HEIGHT_INCH = 0.42
+# Below the spots, in widths: the scale bar stands there and hides none of them.
+SCALE_STRIP = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def spot_spacing_um(center_um: Floats) -> float:
 
 
 def shown_field(center_um: Floats) -> Field:
-    """Return the rectangle round all spots, a spot's distance wider on each side, of an aspect that fits a page.
+    """Return the rectangle round all spots, a spot's distance wider on each side, with a strip for the scale bar.
+
+    It is widened where its aspect would not fit a page.
 
     Parameters
     ----------
@@ -100,7 +104,7 @@ def shown_field(center_um: Floats) -> Field:
         left=float(low[0]) - (shown_width - width) / 2,
         top=float(low[1]) - (shown_height - height) / 2,
         width=shown_width,
-        height=shown_height,
+        height=shown_height + SCALE_STRIP * shown_width,
     )
 
 
@@ -190,11 +194,9 @@ def _scale_bar(axes: Any, field: Field, *, boxed: bool) -> None:
     length = scale_bar_um(field.width)
     words = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
     left, bottom = field.left + 0.03 * field.width, field.top + field.height - 0.03 * field.width
+    back = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85} if boxed else None
     if boxed:
-        back = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
         axes.plot([left, left + length], [bottom, bottom], color="white", linewidth=6, solid_capstyle="projecting")
-    else:
-        back = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.6}
     axes.plot([left, left + length], [bottom, bottom], color=INK, linewidth=2.5, solid_capstyle="butt")
     middle = left + length / 2
     axes.text(

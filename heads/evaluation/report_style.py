@@ -25,12 +25,13 @@ small { display: block; font-size: 0.75rem; font-weight: 400; color: var(--soft)
 a { color: inherit; }
 ul { margin: 4px 0 0; padding-left: 20px; }
 li { overflow-wrap: anywhere; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px; margin-top: 24px; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px;
+  margin-top: 24px; }
 .brand { color: var(--head); font-weight: 700; letter-spacing: 0.04em; margin: 0; }
 .subtitle, .sizes, .legend, .where { color: var(--soft); font-size: 0.9rem; }
 
-.verdict { background: var(--paper); border: 1px solid var(--line); border-left: 6px solid var(--soft); border-radius: 8px;
-  padding: 14px 18px; margin-top: 16px; }
+.verdict { background: var(--paper); border: 1px solid var(--line); border-left: 6px solid var(--soft);
+  border-radius: 8px; padding: 14px 18px; margin-top: 16px; }
 .verdict p:last-child { margin: 0; color: var(--soft); font-size: 0.92rem; }
 .verdict .sentence { font-size: 1.2rem; line-height: 1.4; color: var(--ink); margin: 0 0 6px; }
 .verdict .where { margin: 0 0 4px; }
@@ -39,16 +40,19 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .verdict.beats { border-left-color: var(--head); } .verdict.beats .outcome { background: var(--head); }
 .verdict.fails { border-left-color: var(--control); } .verdict.fails .outcome { background: var(--control); }
 
-.box { border-radius: 8px; padding: 12px 16px; margin: 16px 0; border: 1px solid var(--line); background: var(--ground); }
+.box { border-radius: 8px; padding: 12px 16px; margin: 16px 0; border: 1px solid var(--line);
+  background: var(--ground); }
 .box.warning, .box.leak { background: #fff8e1; border-color: #e6c65c; }
 
 .scroll { overflow-x: auto; margin: 10px 0; }
 .hint { display: none; margin: 4px 0 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 7px 9px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); white-space: nowrap; }
-thead th { color: var(--soft); font-weight: 600; font-size: 0.8rem; vertical-align: bottom; border-bottom: 2px solid var(--line); }
-th.name { text-align: left; font-weight: 600; position: sticky; left: 0; background: var(--paper); white-space: normal;
-  min-width: 120px; max-width: 260px; overflow-wrap: anywhere; }
+th, td { padding: 7px 9px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+thead th { color: var(--soft); font-weight: 600; font-size: 0.8rem; vertical-align: bottom;
+  border-bottom: 2px solid var(--line); }
+th.name { text-align: left; font-weight: 600; position: sticky; left: 0; background: var(--paper);
+  white-space: normal; min-width: 120px; max-width: 260px; overflow-wrap: anywhere; }
 td.prose, th.prose { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 220px; }
 td.headline { font-weight: 700; }
 tbody.head th.name { color: var(--head); }
@@ -61,13 +65,16 @@ tbody.control td.headline, tbody.diagnostic td.headline { font-weight: 600; }
 tr.group th { text-align: left; font-size: 0.8rem; color: var(--soft); padding: 4px 9px; }
 
 .plot { margin-top: 8px; }
-.plot-row { display: grid; grid-template-columns: minmax(90px, 200px) minmax(0, 1fr) 56px; align-items: center; column-gap: 10px; }
+.plot-row { display: grid; grid-template-columns: minmax(90px, 200px) minmax(0, 1fr) 56px; align-items: center;
+  column-gap: 10px; }
 .plot-label { font-size: 0.88rem; text-align: right; overflow-wrap: anywhere; line-height: 1.15; }
 .plot-value { font-size: 0.88rem; font-variant-numeric: tabular-nums; font-weight: 600; }
 .plot-track { position: relative; align-self: stretch; min-height: 30px; }
 .axis .plot-track { min-height: 24px; }
 .track { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
-.plot-row.head { color: var(--head); } .plot-row.control { color: var(--control); } .plot-row.diagnostic { color: var(--diagnostic); }
+.plot-row.head { color: var(--head); }
+.plot-row.control { color: var(--control); }
+.plot-row.diagnostic { color: var(--diagnostic); }
 .floor { fill: var(--floor); } .floor-edge { stroke: var(--floor-edge); stroke-width: 1.5; stroke-dasharray: 4 3; }
 .zero { stroke: #9aa4b2; stroke-width: 1; }
 .interval { stroke: currentColor; stroke-width: 2.5; opacity: 0.55; }
@@ -75,18 +82,21 @@ tr.group th { text-align: left; font-size: 0.8rem; color: var(--soft); padding: 
 .mean { fill: currentColor; stroke: #fff; stroke-width: 1.5; }
 .tick { stroke: #9aa4b2; } .tick-label { fill: var(--soft); font-size: 12px; text-anchor: middle; }
 .legend { margin: 8px 0 0; } .key { display: inline-block; margin-right: 14px; }
-.key.head { color: var(--head); } .key.control { color: var(--control); } .key.diagnostic { color: var(--diagnostic); }
+.key.head { color: var(--head); }
+.key.control { color: var(--control); }
+.key.diagnostic { color: var(--diagnostic); }
 .floor-swatch { display: inline-block; width: 22px; height: 12px; vertical-align: -1px; background: var(--floor);
   border-right: 2px dashed var(--floor-edge); }
 
-.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 16px; align-items: start; }
-figure { margin: 0; max-width: 360px; display: flex; flex-direction: column-reverse; }
+.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 318px)); gap: 16px; align-items: start; }
+figure { margin: 0; display: flex; flex-direction: column-reverse; }
 figure img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 figcaption { font-weight: 600; font-size: 0.9rem; margin-bottom: 4px; }
 
 details { margin-top: 12px; border-top: 1px solid var(--line); padding-top: 10px; }
 summary { cursor: pointer; font-weight: 600; font-size: 0.95rem; }
-dl { display: grid; grid-template-columns: minmax(80px, max-content) minmax(0, 1fr); gap: 4px 16px; margin: 6px 0; font-size: 0.9rem; }
+dl { display: grid; grid-template-columns: minmax(80px, max-content) minmax(0, 1fr); gap: 4px 16px; margin: 6px 0;
+  font-size: 0.9rem; }
 dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 dd dl { margin: 0; } dd ul { margin: 0; }
 
@@ -108,7 +118,10 @@ dd dl { margin: 0; } dd ul { margin: 0; }
   body { background: #fff; font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   section { border: 0; padding: 0; break-inside: auto; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, .sizes { break-after: avoid; }
+  small { font-size: 7pt; }
+  /* Paper cannot unfold: all is printed. */
+  details::details-content { content-visibility: visible; block-size: auto; }
   .plot, .verdict, .box, figure, tr { break-inside: avoid; }
   .scroll { overflow: visible; } .hint { display: none; }
   table { font-size: 8pt; } th, td { padding: 4px 5px; }

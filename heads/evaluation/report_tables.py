@@ -61,9 +61,9 @@ def folds_table(standing: Standing) -> str:
 
 
 def patients_table(standing: Standing) -> str:
-    """Return the headline score of every row on every patient; nothing where there are none."""
+    """Return the headline score of every row on every patient; nothing where there are none, or folds are patients."""
     patients = list(dict.fromkeys(patient for row in standing.rows for patient in row.per_patient))
-    if not patients:
+    if not patients or set(patients) == set(fold_names(standing.rows)):
         return ""
     header = "".join(f'<th scope="col">{escaped(patient)}</th>' for patient in patients)
     return _score_table(header, [(row, [row.per_patient.get(name) for name in patients]) for row in standing.rows])

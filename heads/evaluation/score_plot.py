@@ -86,7 +86,8 @@ def _row(row: Row, axis: Axis, *, floor: float | None) -> str:
     marks += _mean(row, axis)
     return (
         f'<div class="plot-row {row.kind}"><div class="plot-label">{escaped(row.label)}</div>'
-        f'<svg class="track" width="100%" height="{ROW_PX}" role="img" aria-label="{escaped(_in_words(row))}">{marks}</svg>'
+        '<div class="plot-track">'
+        f'<svg class="track" role="img" aria-label="{escaped(_in_words(row))}">{marks}</svg></div>'
         f'<div class="plot-value">{score_text(row.score)}</div></div>'
     )
 
@@ -129,7 +130,9 @@ def _mean(row: Row, axis: Axis) -> str:
 
 
 def _axis_row(axis: Axis) -> str:
-        labels = "".join(_tick(tick, axis.percent(tick), axis.decimals, between=index % 2 == 1) for index, tick in axis.ticks)
+    labels = "".join(
+        _tick(tick, axis.percent(tick), axis.decimals, between=index % 2 == 1) for index, tick in axis.ticks
+    )
     return (
         '<div class="plot-row axis" aria-hidden="true"><div class="plot-label"></div><div class="plot-track">'
         f'<svg class="track"><line class="tick" x1="0" x2="100%" y1="0" y2="0"/>{labels}</svg></div>'

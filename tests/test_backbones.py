@@ -1,0 +1,526 @@
+"""Records, weights and encoders: what is loaded is what the record says, or an error says why not."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tissuary.featurize.backbones.architecture import build_architecture
+from tissuary.featurize.backbones.build import build_encoder
+from tissuary.featurize.backbones.fingerprint import fingerprint_of, tensors_digest
+from tissuary.featurize.backbones.golden import ramp_image
+from tissuary.featurize.backbones.pooling import Pooled
+from tissuary.featurize.backbones.record import BackboneRecord, load_record
+from tissuary.featurize.backbones.registry import BACKBONES, get_record
+from tissuary.store.errors import BackboneError
+from tissuary.store.naming import FeatureKey
+
+TINY = BackboneRecord(
+    key="tiny",
+    loader="timm",
+    architecture="test_vit",
+    architecture_options={"num_classes": 0, "img_size": 32},
+    input_px=32,
+    resize="bilinear",
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+    pooling="cls",
+    dim=64,
+    token_grid=(2, 2),
+    prefix_tokens=1,
+    licence="none",
+)
+CONV = replace(
+    TINY,
+    key="conv",
+    architecture="test_efficientnet",
+    architecture_options={"num_classes": 0},
+    pooling="global average",
+    dim=256,
+    token_grid=None,
+    prefix_tokens=0,
+)
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """Weights of the whole tiny transformer, its classifier included."""
+    torch.manual_seed(7)
+    whole = replace(TINY, architecture_options={"img_size": 32, "num_classes": 10})
+    return {name: torch.randn(t.shape) * 0.1 for name, t in build_architecture(whole).state_dict().items()}
+
+
+@pytest.fixture
+def weights(tmp_path, tensors):
+    save_file(tensors, tmp_path / "tiny.safetensors")
+    return str(tmp_path / "tiny.safetensors")
+
+
+def patches(n=3, side=32, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, side, side), dtype=np.uint8))
+
+
+# Records
+
+
+def test_a_record_survives_json():
+    assert BackboneRecord.from_json(TINY.to_json()) == TINY
+    assert BackboneRecord.from_json(json.dumps(TINY.to_dict())) == TINY
+
+
+def test_a_record_file_finds_its_weights_beside_it(tmp_path):
+    (tmp_path / "tiny.json").write_text(replace(TINY, weights="tiny.safetensors").to_json())
+    record = get_record(tmp_path / "tiny.json")
+    assert record.weights == str(tmp_path / "tiny.safetensors")
+    assert record.to_dict()["weights"] == "tiny.safetensors"  # no folder of one machine in a stored record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"licence": None}, r"lacks licence"),
+        ({"poolng": "cls"}, r"unknown poolng"),
+        (
+            {"pooling": "max"},
+            r"pooling 'max' of backbone tiny: choose one of 'global average', 'cls', 'cls\+mean', 'mod",
+        ),
+        ({"loader": "pickle"}, r"loader 'pickle'"),
+        ({"resize": "nearest"}, r"resize 'nearest'"),
+        ({"precision": "int8"}, r"precision 'int8'"),
+        ({"key": "a/b"}, r"backbone key 'a/b'"),
+        ({"mean": [0.5, 0.5]}, r"mean .* wanted three numbers"),
+        ({"std": [0.5, 0.0, 0.5]}, r"std .* above 0"),
+        ({"dim": 0}, r"dim 0 of backbone tiny"),
+        ({"token_grid": [7]}, r"token_grid"),
+        ({"crop_from_px": 16}, r"crop_from_px 16"),
+    ],
+)
+def test_an_unusable_record_says_what_is_wrong(tmp_path, change, message):
+    fields = {name: value for name, value in (TINY.to_dict() | change).items() if value is not None}
+    (tmp_path / "r.json").write_text(json.dumps(fields))
+    with pytest.raises(BackboneError, match=message):
+        load_record(tmp_path / "r.json")
+
+
+def test_a_record_that_is_no_json_or_not_there(tmp_path):
+    (tmp_path / "r.json").write_text("{")
+    with pytest.raises(BackboneError, match="is not JSON"):
+        load_record(tmp_path / "r.json")
+    with pytest.raises(BackboneError, match="cannot be read"):
+        get_record(str(tmp_path / "absent.json"))
+
+
+def test_names_that_are_not_known_are_answered_with_near_ones():
+    with pytest.raises(BackboneError, match="did you mean uni2-h"):
+        get_record("uni2h")
+    with pytest.raises(BackboneError, match=r"did you mean virchow2\.cls\+mean, virchow2\.cls\?"):
+        get_record("virchow2")  # pooling is never a silent default
+
+
+def test_the_registry_is_keyed_by_names_that_feature_keys_allow():
+    for key, record in BACKBONES.items():
+        assert record.key == key
+        assert FeatureKey.parse(f"{key}@20x").encoder == key
+
+
+# Million parameters as published or counted by others on the published models.
+@pytest.mark.parametrize(
+    ("key", "millions"),
+    [
+        ("uni", 303.4),
+        ("uni2-h", 681.4),
+        ("virchow2.cls+mean", 631.2),
+        ("h-optimus-0", 1134.8),
+        ("h0-mini.cls+mean", 85.7),
+        ("prov-gigapath", 1135.0),
+        ("lunit-dino-s16", 21.7),
+        ("kaiko-vitb16", 85.8),
+        ("resnet50", 8.5),
+    ],
+)
+def test_registered_architectures_have_the_published_size_and_dimension(key, millions):
+    record = BACKBONES[key]
+    with torch.device("meta"):
+        model = build_architecture(record)
+        side = record.input_px
+        found = Pooled(model, record)(torch.empty(2, 3, side, side))
+        tokens = Pooled(model, record).tokens(torch.empty(2, 3, side, side))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+    assert found.shape == (2, record.dim)
+    assert tokens.shape[1] == record.token_grid[0] * record.token_grid[1]
+
+
+# Encoders
+
+
+def test_an_encoder_equals_the_model_by_hand(weights, tensors):
+    import timm
+
+    encoder = build_encoder(TINY, weights=weights)
+    model = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
+    model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith("head.")}, strict=True)
+    x = patches()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (TINY.mean, TINY.std))
+    with torch.no_grad():
+        tokens = model.forward_features((x / 255 - mean) / std)
+    torch.testing.assert_close(encoder.encode(x), tokens[:, 0])
+    torch.testing.assert_close(encoder.tokens(x), tokens[:, 1:])
+    both = build_encoder(replace(TINY, pooling="cls+mean", dim=128), weights=weights)
+    torch.testing.assert_close(both.encode(x), torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1))
+    average = build_encoder(replace(TINY, pooling="global average"), weights=weights)
+    torch.testing.assert_close(average.encode(x), tokens[:, 1:].mean(1))
+
+
+def test_registers_are_no_patch_tokens():
+    record = replace(
+        TINY,
+        architecture_options={"num_classes": 0, "img_size": 32, "reg_tokens": 3},
+        pooling="cls+mean",
+        dim=128,
+        prefix_tokens=4,
+    )
+    encoder = build_encoder(record, weights="random")
+    x = patches()
+    torch.testing.assert_close(encoder.encode(x)[:, 64:], encoder.tokens(x).mean(1))
+    assert encoder.tokens(x).shape == (3, 4, 64)
+
+
+def test_the_global_average_of_a_conv_net_is_that_of_its_last_map():
+    encoder = build_encoder(CONV, weights="random")
+    x = patches(side=64)
+    torch.testing.assert_close(encoder.encode(x), encoder.tokens(x).mean(1))
+    by_model = build_encoder(replace(CONV, pooling="model"), weights="random")
+    torch.testing.assert_close(by_model.encode(x), encoder.encode(x))
+
+
+def test_later_stages_may_lie_in_the_file(tmp_path):
+    whole = build_architecture(replace(CONV, architecture_options={}))
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    cut = replace(CONV, architecture_options={"features_only": True, "out_indices": [2]}, dim=48)
+    encoder = build_encoder(cut, weights=str(tmp_path / "w.safetensors"))
+    assert encoder.encode(patches()).shape == (3, 48)
+
+
+def test_patches_of_another_size_are_resized_or_cropped():
+    encoder = build_encoder(TINY, weights="random")
+    flat = torch.full((1, 3, 77, 77), 90, dtype=torch.uint8)
+    torch.testing.assert_close(encoder.encode(flat), encoder.encode(flat[:, :, :32, :32]))
+    cropped = build_encoder(replace(TINY, crop_from_px=40), weights="random")
+    x = patches(side=40)
+    torch.testing.assert_close(cropped.encode(x), encoder.encode(x[:, :, 4:36, 4:36]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((2, 3, 32, 32), torch.float32, "wanted uint8"),
+        ((2, 32, 32, 3), torch.uint8, r"wanted uint8 \(b, 3, h, w\)"),
+        ((2, 3, 32, 30), torch.uint8, "wanted squares"),
+    ],
+)
+def test_what_is_no_batch_of_patches(shape, dtype, message):
+    encoder = build_encoder(get_record("haematoxylin"))
+    with pytest.raises(BackboneError, match=message):
+        encoder.encode(torch.zeros(shape, dtype=dtype))
+
+
+def test_random_weights_are_marked_and_repeatable():
+    before = torch.random.get_rng_state()
+    one, two = (build_encoder(TINY, weights="random") for _ in range(2))
+    assert one.record.key == "tiny+random0"
+    assert one.fingerprint == two.fingerprint
+    assert torch.equal(one.encode(patches()), two.encode(patches()))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_half_precision_stays_near_and_keeps_the_fingerprint(weights):
+    exact = build_encoder(TINY, weights=weights)
+    brain = build_encoder(replace(TINY, precision="bf16"), weights=weights)
+    half = build_encoder(replace(TINY, precision="fp16"), weights=weights)
+    assert exact.fingerprint == brain.fingerprint == half.fingerprint
+    assert brain.encode(patches()).dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact.encode(patches()), brain.encode(patches())).min() > 0.99
+    assert half.record.precision == "fp32"  # the CPU's arithmetic, and so it is recorded
+
+
+# Fingerprints
+
+
+def test_bin_and_safetensors_of_the_same_weights_agree(tmp_path, weights, tensors):
+    torch.save({"state_dict": tensors}, tmp_path / "tiny.bin")
+    assert (
+        build_encoder(TINY, weights=str(tmp_path / "tiny.bin")).fingerprint
+        == build_encoder(TINY, weights=weights).fingerprint
+    )
+
+
+def test_the_digest_sees_name_dtype_shape_and_bytes():
+    base = {"a": torch.zeros(2, 3), "b": torch.ones(())}
+    same = {"b": torch.ones(()), "a": torch.zeros(3, 2).T}
+    assert tensors_digest(base) == tensors_digest(same)
+    others = [
+        base | {"a": torch.zeros(3, 2)},
+        base | {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        base | {"a": torch.zeros(2, 3) + 1e-30},
+        {"c": base["a"], "b": base["b"]},
+    ]
+    assert len({tensors_digest(state) for state in [base, *others]}) == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "x"},
+        {"architecture_options": {"num_classes": 0}},
+        {"input_px": 48},
+        {"crop_from_px": 36},
+        {"resize": "bicubic"},
+        {"mean": (0.5, 0.4, 0.31)},
+        {"std": (0.2, 0.3, 0.41)},
+        {"pooling": "model"},
+        {"version": "2"},
+    ],
+)
+def test_what_shapes_the_numbers_shapes_the_fingerprint(change):
+    assert fingerprint_of(replace(TINY, **change), "d") != fingerprint_of(TINY, "d")
+
+
+def test_prose_does_not_shape_the_fingerprint():
+    prose = replace(TINY, key="other", licence="other", gated=True, hub_id="a/b", weights="w", precision="bf16")
+    assert fingerprint_of(prose, "d") == fingerprint_of(TINY, "d")
+
+
+def test_weights_and_view_shape_the_fingerprint():
+    encoder = build_encoder(get_record("stain-texture"))
+    views = {encoder.fingerprint, encoder.fingerprint_for("112um-0.5"), encoder.fingerprint_for("224um-1")}
+    assert len(views) == 3
+    assert all(len(view) == 64 and set(view) <= set("0123456789abcdef") for view in views)
+    assert fingerprint_of(TINY, "d") != fingerprint_of(TINY, "e")
+
+
+# Weights that do not fit
+
+
+def failing(record, path, message):
+    with pytest.raises(BackboneError, match=message):
+        build_encoder(record, weights=str(path))
+
+
+def test_weights_of_another_architecture(tmp_path):
+    save_file(build_architecture(CONV).state_dict(), tmp_path / "conv.safetensors")
+    failing(
+        TINY, tmp_path / "conv.safetensors", r"tiny: conv.safetensors belongs to another architecture .* are missing"
+    )
+
+
+def test_weights_with_a_missing_key(tmp_path, tensors):
+    save_file({name: t for name, t in tensors.items() if name != "norm.weight"}, tmp_path / "w.safetensors")
+    failing(TINY, tmp_path / "w.safetensors", r"norm\.weight is missing")
+
+
+def test_weights_with_a_key_too_many(tmp_path, tensors):
+    save_file(tensors | {"extra.weight": torch.ones(1)}, tmp_path / "w.safetensors")
+    failing(TINY, tmp_path / "w.safetensors", r"extra\.weight is unknown")
+
+
+def test_weights_of_another_shape(tmp_path, tensors):
+    save_file(tensors | {"pos_embed": torch.ones(1, 10, 64)}, tmp_path / "w.safetensors")
+    failing(TINY, tmp_path / "w.safetensors", r"pos_embed is of another shape")
+
+
+def test_weights_that_are_not_there(tmp_path):
+    failing(
+        TINY, tmp_path / "w.safetensors", r"there is no file .*w\.safetensors; give another with --weights tiny=PATH"
+    )
+
+
+def test_weights_that_are_no_weights(tmp_path):
+    for name, message in (
+        ("w.safetensors", "is no safetensors file"),
+        ("w.bin", "is no file of plain tensors"),
+        ("w.h5", "neither .safetensors nor .bin, .pt, .pth"),
+    ):
+        (tmp_path / name).write_bytes(b"not weights at all")
+        failing(TINY, tmp_path / name, message)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"a": Evil()}, tmp_path / "w.bin")
+    failing(TINY, tmp_path / "w.bin", "run code on loading are refused")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_of_something_else_than_tensors(tmp_path):
+    torch.save([1, 2], tmp_path / "w.pt")
+    failing(TINY, tmp_path / "w.pt", "holds list, wanted a state dict")
+
+
+def test_another_dimension_than_the_record_says(weights):
+    failing(replace(TINY, dim=65), weights, "gives 64 dimensions, its record says 65")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (replace(TINY, architecture="vit_of_nobody"), "'vit_of_nobody' of backbone tiny is none that timm"),
+        (replace(TINY, architecture="hf-hub:a/b"), "is none that timm"),
+        (replace(TINY, architecture_options={"no_such_option": 1}), "does not take"),
+        (replace(TINY, architecture_options={"mlp_layer": "os.system"}), "mlp_layer 'os.system' .* choose one of Mlp"),
+        (replace(TINY, input_px=48), "does not take an input of 48 px"),
+        (replace(CONV, pooling="cls"), r"pooling 'cls' of backbone conv needs tokens, its network gives \(1, 256"),
+        (replace(TINY, prefix_tokens=0), "no prefix_tokens, so no class token"),
+        (replace(TINY, loader="transformers"), "loader 'transformers' of backbone tiny is not built in"),
+        (replace(TINY, loader="embedded"), "tiny has no weights"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built(record, message):
+    failing(record, "random", message)
+
+
+def test_an_embedded_architecture_that_does_not_exist():
+    with pytest.raises(
+        BackboneError, match="embedded architecture 'test_vit': choose one of stain-texture, haematoxylin"
+    ):
+        build_encoder(replace(TINY, loader="embedded"))
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(BackboneError, match="choose cpu or cuda"):
+        build_encoder(get_record("haematoxylin"), device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackboneError, match="sees no CUDA GPU"):
+            build_encoder(get_record("haematoxylin"), device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("key", ["stain-texture", "haematoxylin"])
+def test_the_gpu_agrees_with_the_cpu(key):
+    x = patches(4, side=224)
+    on_cpu, on_gpu = (build_encoder(get_record(key), device=device).encode(x).cpu() for device in ("cpu", "cuda"))
+    torch.testing.assert_close(on_gpu, on_cpu, atol=1e-2, rtol=1e-3)
+
+
+# The golden vector
+
+
+def test_the_real_mobilenet_gives_its_golden_vector(real_data):
+    record = load_record(real_data / "weights" / "mobilenetv2_035.json")
+    golden = json.loads((real_data / "weights" / "mobilenetv2_035.json").read_text())["golden"]
+    encoder = build_encoder(record)
+    found = encoder.encode(torch.from_numpy(ramp_image()).permute(2, 0, 1)[None])[0].numpy()
+    assert np.abs(found[:16] - golden["first_16"]).max() < 1e-4
+    assert found.sum() == pytest.approx(golden["sum"], abs=2e-3)
+    assert np.linalg.norm(found) == pytest.approx(golden["norm"], abs=2e-4)
+    assert np.count_nonzero(found) == golden["nonzero"]
+    assert encoder.tokens(patches(1, side=224)).shape == (1, 49, 1280)
+
+
+@pytest.mark.parametrize("dropped", ["bn_eps", "pad_type"])
+def test_the_real_mobilenet_with_the_wrong_options_is_refused(real_data, dropped):
+    record = load_record(real_data / "weights" / "mobilenetv2_035.json")
+    options = {name: value for name, value in record.architecture_options.items() if name != dropped}
+    with pytest.raises(BackboneError, match=r"fails its golden vector: .* mend the record"):
+        build_encoder(replace(record, architecture_options=options))
+
+
+def test_the_real_mobilenet_with_another_transform_is_refused(real_data):
+    record = load_record(real_data / "weights" / "mobilenetv2_035.json")
+    with pytest.raises(BackboneError, match="fails its golden vector"):
+        build_encoder(replace(record, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
+
+
+def test_a_golden_that_cannot_be_drawn(tmp_path):
+    golden = {"input": "a photograph of a cat", "first_16": [0.0]}
+    (tmp_path / "r.json").write_text(json.dumps({"record": TINY.to_dict(), "golden": golden}))
+    with pytest.raises(BackboneError, match="golden of a backbone record: wanted an input with"):
+        load_record(tmp_path / "r.json")
+
+
+# The hub, from a folder laid out like its cache
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+HUB = replace(TINY, hub_id="lab/tiny", revision=REVISION)
+
+
+def test_weights_come_from_the_hub_cache_at_the_pinned_revision(hub_cache, weights, tensors):
+    snapshot = hub_cache / "models--lab--tiny" / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    torch.save(tensors, snapshot / "pytorch_model.bin")
+    assert build_encoder(HUB).fingerprint == build_encoder(TINY, weights=weights).fingerprint
+    with pytest.raises(BackboneError, match="neither in the cache"):
+        build_encoder(replace(HUB, revision=REVISION[::-1]))
+
+
+def test_no_network_and_nothing_in_the_cache(hub_cache):
+    with pytest.raises(BackboneError, match=r"backbone tiny: no weights of lab/tiny .* --weights tiny=PATH"):
+        build_encoder(HUB)
+
+
+def test_no_revision_is_pinned(hub_cache):
+    with pytest.raises(BackboneError, match="no revision of lab/tiny is pinned"):
+        build_encoder(replace(HUB, revision=None))
+
+
+def test_neither_file_nor_hub():
+    with pytest.raises(BackboneError, match="names neither a weights file nor a hub model"):
+        build_encoder(TINY)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepoError", r"access is gated: ask for it on the model's page \(lab/tiny\)"),
+        ("RepositoryNotFoundError", "no such model, or hides it"),
+        ("RevisionNotFoundError", "no such revision"),
+        ("OfflineModeIsEnabled", "cannot be reached"),
+    ],
+)
+def test_refusals_of_the_hub(monkeypatch, error, message):
+    import huggingface_hub
+    import huggingface_hub.errors
+
+    kind = getattr(huggingface_hub.errors, error)
+
+    def refuse(*args, **kwargs):
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(BackboneError, match=message):
+        build_encoder(HUB)
+
+
+# Imports
+
+
+def test_reading_records_loads_no_heavy_library():
+    code = (
+        "import sys, tissuary.featurize.backbones.registry;"
+        "print([m for m in ('torch', 'timm', 'torchvision', 'huggingface_hub') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_timm_imports_whatever_the_torchvision():
+    code = (
+        "from tissuary.featurize.backbones.torchvision_shim import ensure_torchvision as e; e(); e();"
+        "import torchvision, timm, torch; print(hasattr(torch.ops.torchvision, 'nms'))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
