@@ -67,7 +67,7 @@ def show(comparison: Comparison) -> None:
     from ..heads.evaluation.leaderboard import leaderboard_tables
 
     out = console()
-    for table in leaderboard_tables(comparison):
+    for table in leaderboard_tables(comparison, width=out.width):
         out.print(table)
     for protocol in comparison.protocols:
         for leak in protocol.leaks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..store.arrays import Floats
 
@@ -45,8 +46,10 @@ class RidgePath:
 
     def predict(self, x: Floats, alphas: tuple[float, ...]) -> list[Floats]:
         """Predictions (m, g) for each alpha; rows are projected once."""
-        rotated = (np.asarray(x, dtype=np.float64) - self.x_mean) @ self.basis  # (m, r)
-        return [rotated @ (self.projected / (self.spectrum + alpha)[:, None]) + self.y_mean for alpha in alphas]
+        basis, projected = torch.from_numpy(self.basis), torch.from_numpy(self.projected)
+        rotated = torch.from_numpy(np.asarray(x, dtype=np.float64) - self.x_mean) @ basis  # (m, r)
+        shrunk = [torch.from_numpy(self.spectrum + alpha)[:, None] for alpha in alphas]
+        return [(rotated @ (projected / one)).numpy() + self.y_mean for one in shrunk]
 
 
 def ridge_path(x: Floats, y: Floats, weights: Floats) -> RidgePath:
@@ -61,20 +64,21 @@ def ridge_path(x: Floats, y: Floats, weights: Floats) -> RidgePath:
     weights
         (n,) non-negative.
     """
-    from scipy.linalg import eigh
-
-    w = np.asarray(weights, dtype=np.float64)
-    total = w.sum()
-    x_mean, y_mean = (w @ x) / total, (w @ y) / total
-    root = np.sqrt(w)[:, None]
-    xw = (np.asarray(x, dtype=np.float64) - x_mean) * root  # (n, d)
-    yw = (np.asarray(y, dtype=np.float64) - y_mean) * root  # (n, g)
+    # torch and not numpy: its BLAS obeys torch.set_num_threads, where contending BLAS threads can cost a factor of 40.
+    w = torch.from_numpy(np.asarray(weights, dtype=np.float64))
+    xs, ys = (torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (x, y))
+    x_mean, y_mean = (w @ values / w.sum() for values in (xs, ys))
+    root = w.sqrt()[:, None]
+    xw, yw = (xs - x_mean) * root, (ys - y_mean) * root  # (n, d), (n, g)
     n, d = xw.shape
     if n < d:
-        spectrum, u = eigh(xw @ xw.T)  # (n,), (n, n)
+        spectrum, u = torch.linalg.eigh(xw @ xw.T)  # (n,), (n, n)
         keep = spectrum > spectrum[-1] * 1e-12
         spectrum, u = spectrum[keep], u[:, keep]
-        scale = np.sqrt(spectrum)
-        return RidgePath(xw.T @ u / scale, spectrum, scale[:, None] * (u.T @ yw), x_mean, y_mean)
-    spectrum, v = eigh(xw.T @ xw)  # (d,), (d, d)
-    return RidgePath(v, np.maximum(spectrum, 0.0), v.T @ (xw.T @ yw), x_mean, y_mean)
+        scale = spectrum.sqrt()
+        basis, projected = xw.T @ u / scale, scale[:, None] * (u.T @ yw)
+    else:
+        spectrum, basis = torch.linalg.eigh(xw.T @ xw)  # (d,), (d, d)
+        spectrum = spectrum.clamp_min(0.0)
+        projected = basis.T @ (xw.T @ yw)
+    return RidgePath(*(part.numpy() for part in (basis, spectrum, projected, x_mean, y_mean)))

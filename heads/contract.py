@@ -45,6 +45,5 @@ def training_arrays(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float
 
 
 def options_of(head: Any) -> dict[str, Any]:
-    """Options of a head as it was constructed, and what it chose on inner folds (`chosen_`)."""
-    own = {name: value for name, value in vars(head).items() if not name.endswith("_") and not name.startswith("_")}
-    return {**own, **getattr(head, "chosen_", {})}
+    """Options of a head as it was constructed; what it chose on inner folds is in `chosen_`."""
+    return {name: value for name, value in vars(head).items() if not name.endswith("_") and not name.startswith("_")}

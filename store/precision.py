@@ -6,8 +6,8 @@ import numpy as np
 
 from .arrays import Floats
 
-COLUMN_TOLERANCE = 0.02
-"""Largest rounding error of a column, as a fraction of the column's own spread."""
+COLUMN_TOLERANCE = 0.1
+"""Largest rounding error of a column, as a fraction of the column's own spread: 1 % of its variance."""
 
 SILENT_COLUMN = 1e-3
 """Columns whose spread is below this fraction of the block's size carry rounding noise, not features."""

@@ -1,10 +1,20 @@
 """Shared by all tests: one thread, and the real data where a machine has them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
+
+from tissuary.store import Store
+from tissuary.store.expression import Expression, write_expression
+from tissuary.store.feature_file import FeatureHeader, write_features
+from tissuary.store.patch_file import Patches, write_patches
+from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.slide_file import SlideRecord, write_slide
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -30,3 +40,42 @@ def real_data():
     if not (folder / "her2st").is_dir():
         pytest.skip(f"no real data in {folder}: set TISSUARY_DATA to the folder that holds her2st/, mob/ and slides/")
     return folder
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., Store]:
+    """Write a store of small made-up slides whose counts follow two feature dimensions."""
+
+    def make(slides: dict[str, tuple[str, int]], *, dim: int = 8, n_genes: int = 12, seed: int = 0) -> Store:
+        rng = np.random.default_rng(seed)
+        loading = np.random.default_rng(99).normal(size=(2, n_genes))
+        root = tmp_path / "store"
+        for slide_id, (patient_id, n) in slides.items():
+            side = int(np.ceil(np.sqrt(n)))
+            cells = np.stack(np.divmod(np.arange(n), side), axis=1).astype(np.int32)  # (n, 2) row, column
+            place = Patches(
+                center_px=(cells[:, ::-1] + 1.0) * 400.0,
+                barcode=np.array([f"{c}x{r}" for r, c in cells], dtype=np.str_),
+                array=cells,
+            )
+            record = SlideRecord(
+                slide_id, patient_id, 20_000, 20_000, 0.5, "manifest", {"manifest": 0.5}, "made up", "none", "tests"
+            )
+            write_slide(slide_path(root, slide_id), record, thumbnail=np.full((20, 20, 3), 200, np.uint8))
+            write_patches(patches_path(root, slide_id), place, slide_id=slide_id)
+            features = rng.normal(size=(n, dim)).astype(np.float32)
+            for key, values in (("toy@20x", features), ("haematoxylin@20x", features[:, :1] * 0.1 + 1.0)):
+                header = FeatureHeader(
+                    slide_id, f"print of {key}", {"licence": "none"}, 0.5, 112.0, 1.0, "fp32", place.digest
+                )
+                with write_features(features_path(root, slide_id, key=key), header, shape=values.shape) as writer:
+                    writer.append(values)
+            depth = rng.lognormal(7, 0.3, size=(n, 1))
+            share = np.exp(features[:, :2] @ loading * 0.5)
+            counts = rng.poisson(depth * share / share.sum(1, keepdims=True))
+            genes = np.array([f"gene{g}" for g in range(n_genes)], dtype=np.str_)
+            expression = Expression(csr_matrix(counts.astype(np.float32)), genes, place.barcode)
+            write_expression(expression_path(root, slide_id), expression, place, slide_id=slide_id)
+        return Store(root)
+
+    return make

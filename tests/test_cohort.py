@@ -68,7 +68,7 @@ class TestLegacySt:
         write_section(tmp_path)
         cohort = load_cohort(tmp_path / "data")
         assert cohort.source == "st: the folder holds ST-imgs"
-        assert cohort.samples == load_cohort(tmp_path).samples or cohort.samples[0].slide_id == "A1"
+        assert [s.image for s in cohort.samples] == [s.image for s in load_cohort(tmp_path).samples]
 
     def test_spots_and_counts_are_matched_in_the_order_of_the_spots(self, tmp_path, caplog):
         with caplog.at_level(logging.INFO, logger="tissuary"):
@@ -267,8 +267,14 @@ class TestH5ad:
             ({"obsm": {"spatial": np.array([[0, np.nan], [0, 0]])}}, "all finite numbers"),
             ({"X": None}, "has no X"),
             ({"X": csr_matrix([[1.0, -1.0], [0, 0]])}, "row a holds an empty, negative"),
-            ({"obs": pandas.DataFrame({"array_row": [0.5, 1], "array_col": [0, 1]}, index=["a", "b"])}, "whole numbers"),
-            ({"obs": pandas.DataFrame({"array_row": ["x", "y"], "array_col": [0, 1]}, index=["a", "b"])}, "whole numbers"),
+            (
+                {"obs": pandas.DataFrame({"array_row": [0.5, 1], "array_col": [0, 1]}, index=["a", "b"])},
+                "whole numbers",
+            ),
+            (
+                {"obs": pandas.DataFrame({"array_row": ["x", "y"], "array_col": [0, 1]}, index=["a", "b"])},
+                "whole numbers",
+            ),
         ],
     )
     def test_what_cannot_be_used(self, tmp_path, parts, message):
@@ -306,7 +312,11 @@ class TestManifest:
             ("s2", "unknown:s2"),  # never guessed
             ("s3", "p1"),
         ]
-        assert [str(s.image) for s in cohort.samples] == [f"{tmp_path}/images/s1.tif", "/far/s2.svs", f"{tmp_path}/s3.jpg"]
+        assert [str(s.image) for s in cohort.samples] == [
+            f"{tmp_path}/images/s1.tif",
+            "/far/s2.svs",
+            f"{tmp_path}/s3.jpg",
+        ]
         assert [(s.mpp, s.pitch_um) for s in cohort.samples] == [(0.5, None), (None, 100.0), (None, None)]
         assert all(s.read_measured is None for s in cohort.samples)
         assert cohort.source == "manifest: manifest.csv is a table"
@@ -408,7 +418,9 @@ class TestFormats:
     def test_what_is_not_there_or_not_known(self, tmp_path):
         with pytest.raises(CohortError, match="gone does not exist: give a folder, a manifest or an image"):
             load_cohort(tmp_path / "gone")
-        with pytest.raises(CohortError, match=f"format 'visium' is not known: choose one of auto, {', '.join(SOURCES)}"):
+        with pytest.raises(
+            CohortError, match=f"format 'visium' is not known: choose one of auto, {', '.join(SOURCES)}"
+        ):
             load_cohort(tmp_path, format="visium")
         with pytest.raises(CohortError, match=r"holds no manifest.csv .* no ST-imgs .* and no image directly in it"):
             load_cohort(tmp_path)
@@ -447,7 +459,7 @@ def test_real_her2st(real_data, caplog):
         assert 288 < spot_pitch_px(one.spots.center_px, one.spots.array) < 293
         assert 15_000 < len(one.genes) == len(set(one.genes.tolist())) < 16_000
     # B4 is the shallow one.
-    assert np.median(found["B4"].counts.sum(axis=1)) == 648
+    assert np.median(np.asarray(found["B4"].counts.sum(axis=1))) == 648
     # A row of the file itself, read by hand: its counts must sit on the right spot.
     with gzip.open(real_data / "her2st/data/ST-cnts/C2.tsv.gz", "rt") as file:
         genes, line = next(file).strip().split("\t"), next(file).split("\t")

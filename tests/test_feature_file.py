@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tissuary.store.errors import StoreError
 from tissuary.store.feature_file import FeatureHeader, read_features, write_features
 from tissuary.store.precision import loses_precision

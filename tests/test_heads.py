@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.neighbors import NearestNeighbors
+
 from tissuary.heads import HEADS, make_head
 from tissuary.heads.closed_form import ridge_path
 from tissuary.heads.evaluation.preparation import prepare, prepare_cohort

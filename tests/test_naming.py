@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tissuary.store.errors import InvalidNameError
 from tissuary.store.naming import FeatureKey, check_name, feature_key
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+
 from tissuary.store.errors import StoreError
 from tissuary.store.neighbours import nearest_in_tissue
 

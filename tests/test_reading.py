@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from PIL import Image
+
 from tissuary.featurize.reading import plan_field, read_patch, read_thumbnail
 from tissuary.featurize.tissue import grid_centers, tissue_mask
 from tissuary.featurize.views import View

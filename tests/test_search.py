@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tissuary.store import Store
 from tissuary.store.errors import FingerprintError, StoreError
 from tissuary.store.nearest import FaissFlat, NumpyFlat, search_exact, unit_rows

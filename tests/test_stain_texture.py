@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.histogram import label_counts, percentiles
 from tissuary.featurize.backbones.registry import get_record
@@ -54,12 +55,11 @@ def test_constant_patches_are_finite_and_of_order_one(encoder, value):
     assert (tokens - tokens[:, :1]).abs().max() < 1e-5  # every cell sees the same
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7, 8, 9, 16, 33])
-def test_a_row_does_not_depend_on_its_batch(encoder, batch):
-    patches = tissue(33)
-    together = encoder.encode(patches[:batch])
-    alone = torch.cat([encoder.encode(patches[i : i + 1]) for i in range(batch)])
-    assert (together - alone).abs().max() <= 1e-6
+def test_a_row_does_not_depend_on_its_batch(encoder):
+    patches = tissue(17)
+    alone = torch.cat([encoder.encode(patch[None]) for patch in patches])
+    for batch in (2, 7, 8, 9, 17):
+        assert (encoder.encode(patches[:batch]) - alone[:batch]).abs().max() <= 1e-6
 
 
 def test_turned_and_mirrored_patches_give_the_same(encoder):
@@ -199,7 +199,7 @@ def within_section_correlation(features, targets, held_out):
 
 
 def test_it_predicts_expression_on_real_tissue(encoder, real_data):
-    """On two sections of the bulb, fitted on the one and scored on the other (figures in the docs are of all four)."""
+    """On every other spot of two sections of the bulb, fitted on the one and scored on the other."""
     import imagecodecs
     import polars as pl
 
@@ -211,6 +211,7 @@ def test_it_predicts_expression_on_real_tissue(encoder, real_data):
         counts = pl.read_csv(real_data / f"mob/{section}.tsv.gz", separator="\t", has_header=True)
         counts = counts.rename({counts.columns[0]: "barcode"})
         spots = spots.with_columns(barcode=pl.format("{}x{}", "x", "y")).join(counts, on="barcode", how="inner")
+        spots = spots.gather_every(2)
         corners = np.rint(spots.select("pixel_x", "pixel_y").to_numpy()).astype(int) - 24
         inside = ((corners >= 0) & (corners <= 1905 - 48)).all(axis=1)
         patches = np.stack([image[y : y + 48, x : x + 48] for x, y in corners[inside]])

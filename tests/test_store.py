@@ -4,6 +4,7 @@ import anndata
 import numpy as np
 import polars
 import pytest
+
 from tissuary.store import Store
 from tissuary.store.catalog import load_catalog
 from tissuary.store.errors import FingerprintError, StoreError
@@ -124,7 +125,9 @@ def test_counts_are_anndata_in_the_order_of_the_spots(store):
     patches = store.patches("a1")
     assert adata.obs_names.tolist() == patches.barcode.tolist()
     np.testing.assert_array_equal(adata.obsm["spatial"], patches.center_px)
-    np.testing.assert_array_equal(adata.X.toarray(), read_expression(expression_path(store.path, "a1")).counts.toarray())
+    np.testing.assert_array_equal(
+        adata.X.toarray(), read_expression(expression_path(store.path, "a1")).counts.toarray()
+    )
 
 
 def test_features_of_two_encoders_are_never_joined(store):

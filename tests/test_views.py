@@ -1,6 +1,7 @@
 """Views: names to fields, and the refusal to invent resolution."""
 
 import pytest
+
 from tissuary.featurize.views import check_upsampling, resolve_view, upsampling
 from tissuary.store.errors import InvalidNameError, ScaleError
 

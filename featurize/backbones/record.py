@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -88,7 +89,7 @@ class BackboneRecord:
     def __post_init__(self) -> None:
         _check_key(self.key)
         _check_choices(self)
-        _check_numbers(self)
+        _check_values(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, to be stored beside the features; the weights by their file name only."""
@@ -193,27 +194,42 @@ def _check_choices(record: BackboneRecord) -> None:
             raise BackboneError(msg)
 
 
-def _check_numbers(record: BackboneRecord) -> None:
+def _check_values(record: BackboneRecord) -> None:
+    """Values from a file can be of any type, whatever the annotations say."""
+    for name in ("architecture", "licence", "version"):
+        _demand(record, name, _is_text, "some text")
+    for name in ("hub_id", "revision", "weights"):
+        _demand(record, name, lambda value: value is None or _is_text(value), "some text, or null")
+    for name in ("input_px", "dim"):
+        _demand(record, name, _is_count, "a whole number above 0")
     for name in ("mean", "std"):
-        value = getattr(record, name)
-        numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
-        if not numbers or len(value) != 3 or (name == "std" and min(value) <= 0):
-            msg = (
-                f"{name} {value!r} of backbone {record.key}: wanted three numbers{', above 0' if name == 'std' else ''}"
-            )
-            raise BackboneError(msg)
-    sizes = {"input_px": record.input_px, "dim": record.dim, "crop_from_px": record.crop_from_px or record.input_px}
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            msg = f"{name} {value!r} of backbone {record.key}: wanted a whole number above 0"
-            raise BackboneError(msg)
-    if sizes["crop_from_px"] < record.input_px:
-        msg = f"crop_from_px {record.crop_from_px} of backbone {record.key}: wanted at least input_px {record.input_px}"
+        _demand(record, name, _is_triple, "three numbers")
+    _demand(record, "std", lambda value: min(value) > 0, "three numbers above 0")
+    _demand(record, "architecture_options", lambda value: isinstance(value, dict), "an object")
+    _demand(record, "token_grid", _is_grid, "rows and columns, two whole numbers above 0, or null")
+    _demand(record, "prefix_tokens", lambda value: value == 0 or _is_count(value), "a whole number, 0 or more")
+    enough = f"null, or at least input_px {record.input_px}"
+    _demand(record, "crop_from_px", lambda side: side is None or (_is_count(side) and side >= record.input_px), enough)
+
+
+def _demand(record: BackboneRecord, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
+    value = getattr(record, name)
+    if not holds(value):
+        msg = f"{name} {value!r} of backbone {record.key}: wanted {wanted}"
         raise BackboneError(msg)
-    grid = record.token_grid
-    if grid is not None and not (isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(v, int) for v in grid)):
-        msg = f"token_grid {grid!r} of backbone {record.key}: wanted two whole numbers, rows and columns, or null"
-        raise BackboneError(msg)
-    if not isinstance(record.architecture_options, dict):
-        msg = f"architecture_options {record.architecture_options!r} of backbone {record.key}: wanted an object"
-        raise BackboneError(msg)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
+
+
+def _is_grid(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))

@@ -87,9 +87,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
-    )
+    optimiser = torch.optim.AdamW(module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
     steps = options.epochs * sum(1 for _ in _batches(rows.slide, options.batch, torch.Generator()))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, options.warmup))
     module.train()

@@ -13,8 +13,8 @@ from ...store.schema import slide_path
 from ...store.slide_file import read_thumbnail
 from ...store.store import Store
 from ...store.table import Table
-from .comparison import GeneMap
-from .metrics import FoldScore
+from .aggregate import ScoredFold
+from .comparison import GeneMap, Record
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,11 @@ class HeldOut:
     test: Table
     truth: NDArray[np.float32]
     prediction: NDArray[np.float32]
-    score: FoldScore
-    fold: str
+    scored: ScoredFold
 
 
 def gene_maps(
-    store: Store, records: Sequence[dict[str, object]], held_out: dict[tuple[str, str], list[HeldOut]]
+    store: Store, records: Sequence[Record], held_out: dict[tuple[str, str], list[HeldOut]]
 ) -> tuple[GeneMap, ...]:
     """Maps of the best head that is no control, under the first protocol.
 
@@ -57,7 +56,7 @@ def _scores_by_gene(held: Sequence[HeldOut]) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
     slides = 0
     for one in held:
-        for slide, row in zip(one.score.slides, one.score.pearson, strict=True):
+        for slide, row in zip(one.scored.score.slides, one.scored.score.pearson, strict=True):
             slides += 1
             for gene, pcc in zip(one.test.panel, row, strict=True):
                 if np.isfinite(pcc):

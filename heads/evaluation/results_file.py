@@ -50,6 +50,7 @@ FIELDS = (
     "panel",
     "preprocessing",
     "options",
+    "chosen",
     "per_patient",
     "fit_seconds",
     "predict_seconds",
@@ -58,7 +59,7 @@ FIELDS = (
     "control",
     "diagnostic",
 )
-JSON_COLUMNS = ("preprocessing", "options", "per_patient")
+JSON_COLUMNS = ("preprocessing", "options", "chosen", "per_patient")
 
 
 def write_results(records: Sequence[Mapping[str, object]], folder: Path) -> tuple[Path, Path]:
