@@ -63,7 +63,7 @@ def featurize(
         try:
             done.append(run_slide(sample, root, options, encoders=encoders, progress=progress or _silent))
         except (TissuaryError, OSError, MemoryError) as error:
-            log.warning("slide %s failed: %s", sample.slide_id, error)
+            log.info("slide %s failed: %s", sample.slide_id, error)
             failed.append((sample.slide_id, str(error) or type(error).__name__))
             causes.append(error)
     if causes and not done:

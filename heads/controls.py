@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.arrays import Floats, Ints
+from ..store.arrays import Floats
 from ..store.errors import HeadError
 from ..store.table import Table
 from .closed_form import ridge_path
@@ -105,6 +105,9 @@ class Density:
 class Shuffled:
     """`ridge` on targets shuffled among the spots of each slide: what the pipeline scores when nothing is there.
 
+    Every gene is shuffled on its own. Shuffling whole profiles would leave the genes' co-expression in place, so that
+    all of them inherit one random direction of feature space, and the mean over genes would be a single draw.
+
     Parameters
     ----------
     seed
@@ -115,10 +118,13 @@ class Shuffled:
         self.seed = seed
 
     def fit(self, table: Table) -> Self:
-        """Shuffle targets and their weights together within slides, then fit `ridge`."""
-        y, weights = training_arrays(table)
-        order = _shuffle_within(table.slide, np.random.default_rng(self.seed))
-        self.ridge_ = Ridge().fit(replace(table, targets=y[order], weights=weights[order]))
+        """Shuffle targets within slides, then fit `ridge`."""
+        targets = training_arrays(table)[0].copy()
+        rng = np.random.default_rng(self.seed)
+        for one in range(len(table.slide_ids)):
+            here = table.slide == one
+            targets[here] = rng.permuted(targets[here], axis=0)
+        self.ridge_ = Ridge().fit(replace(table, targets=targets))
         return self
 
     def predict(self, table: Table) -> NDArray[np.float32]:
@@ -157,11 +163,3 @@ def _density(table: Table) -> Floats:
         msg = f"the table has no features {DENSITY}<view>: featurize the slides again, which stores them"
         raise HeadError(msg)
     return table.control_columns[keys[0]].gather(table.slide, table.row)
-
-
-def _shuffle_within(slide: Ints, rng: np.random.Generator) -> Ints:
-    order = np.arange(len(slide))
-    for one in np.unique(slide):
-        here = np.flatnonzero(slide == one)
-        order[here] = rng.permutation(here)
-    return order
