@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
-from .arrays import Floats, Strings
+from .arrays import Floats
 from .catalog import Entry, load_catalog, to_frame
 from .errors import FingerprintError, StoreError
-from .expression import read_expression
 from .feature_file import FeatureHeader, read_features
 from .index_file import load_index, save_index
-from .naming import SPOTS, FeatureKey
+from .join import join_counts, join_features
+from .naming import SPOTS
 from .neighbours import Neighbourhood, nearest_in_tissue
 from .patch_file import Patches, read_patches
-from .schema import expression_path, features_path, index_path, patches_path, slide_path
+from .schema import features_path, index_path, patches_path, slide_path
 from .search import UNKNOWN_PATIENT, Hit, IndexRecord, SearchIndex, allowed_rows, build_index, find, query_vectors
 from .slide_file import SlideRecord, read_slide
 from .table import FeatureColumn, Table
@@ -130,9 +130,13 @@ class Store:
         records = [self.slide(slide_id) for slide_id in chosen]
         places = [self.patches(slide_id, patches=patches) for slide_id in chosen]
         lengths = [len(place) for place in places]
-        columns = {key: self._column(key, chosen, places, patches=patches) for key in (*keys, *control_keys)}
-        counts, genes, depth = self._counts(chosen, places) if expression else (None, np.array([], np.str_), None)
-        return Table(
+        columns = {
+            key: join_features(self.path, key, chosen, places=places, patches=patches) for key in (*keys, *control_keys)
+        }
+        counts, genes, depth = (
+            join_counts(self.path, chosen, places=places) if expression else (None, np.array([], np.str_), None)
+        )
+        table = Table(
             slide_ids=chosen,
             patient_ids=tuple(record.patient_id for record in records),
             slide=np.repeat(np.arange(len(chosen), dtype=np.int32), lengths),
@@ -141,10 +145,11 @@ class Store:
             columns={key: columns[key] for key in keys},
             control_columns={key: columns[key] for key in control_keys},
             barcode=np.concatenate([place.barcode for place in places]),
-            counts=counts,
-            genes=genes,
-            depth=depth,
         )
+        if not expression:
+            return table
+        counts, genes, depth = join_counts(self.path, chosen, places=places)
+        return replace(table, counts=counts, genes=genes, depth=depth)
 
     def neighbours(
         self, slide_id: str, k: int, *, patches: str = SPOTS, radius_um: float = np.inf, self_included: bool = False
@@ -221,41 +226,3 @@ class Store:
                 f"patches changed: run `tissuary index {self.path}` again"
             )
             raise StoreError(msg)
-
-    def _column(self, key: str, slides: Sequence[str], places: list[Patches], *, patches: str) -> FeatureColumn:
-        FeatureKey.parse(key)
-        files = [read_features(features_path(self.path, slide, key=key, patches=patches)) for slide in slides]
-        prints = {file.header.fingerprint: slide for file, slide in zip(files, slides, strict=True)}
-        if len(prints) > 1:
-            listed = ", ".join(f"{slide} {fingerprint[:12]}" for fingerprint, slide in prints.items())
-            msg = (
-                f"{key} was made by different encoders: {listed}. Featurize all slides with one of them, "
-                "or keep the other under its own name with `--as NAME`."
-            )
-            raise FingerprintError(msg)
-        for file, place, slide in zip(files, places, slides, strict=True):
-            if file.header.patches_digest != place.digest or len(file.features) != len(place):
-                msg = f"slide {slide}: features {key} belong to other patches than the store's; featurize it again"
-                raise StoreError(msg)
-        return FeatureColumn(key, files[0].header.fingerprint, tuple(file.features for file in files))
-
-    def _counts(self, slides: Sequence[str], places: list[Patches]) -> tuple[csr_matrix, Strings, Floats]:
-        """Counts over shared genes (order of the first slide), and depth over all genes of each slide."""
-        from scipy.sparse import vstack
-
-        found = [read_expression(expression_path(self.path, slide)) for slide in slides]
-        for one, place, slide in zip(found, places, slides, strict=True):
-            if len(one.barcode) != len(place) or (one.barcode != place.barcode).any():
-                msg = f"slide {slide}: rows of the counts are not the spots of the patch file; featurize it again"
-                raise StoreError(msg)
-        shared = set(found[0].genes).intersection(*(set(one.genes) for one in found))
-        genes = np.array([gene for gene in found[0].genes if gene in shared], dtype=np.str_)
-        if not len(genes):
-            msg = f"the slides {', '.join(slides)} share no gene names: are their identifiers of one kind?"
-            raise StoreError(msg)
-        stacked = []
-        for one in found:
-            column = {gene: i for i, gene in enumerate(one.genes)}
-            stacked.append(one.counts[:, [column[gene] for gene in genes]])
-        depth = np.concatenate([np.asarray(one.counts.sum(axis=1), dtype=np.float64).ravel() for one in found])
-        return csr_matrix(vstack(stacked)), genes, depth
