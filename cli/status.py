@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import console, print_json, say
+from .output import console, print_json, result, say
 
 
 def status(
@@ -24,11 +24,9 @@ def status(
     from rich.table import Table
 
     out = console()
-    unknown = f", {summary['unknown_patients']} unknown" if summary["unknown_patients"] else ""
-    out.print(
-        f"{store}: {summary['slides']} slides of {summary['patients']} patients{unknown}, "
-        f"{summary['with_counts']} with counts, {summary['bytes'] / 2**20:.1f} MiB"
-    )
+    patients = f"{summary['patients']} patients ({summary['unknown_patients']} unknown)"
+    size = f"{summary['bytes'] / 2**20:.1f} MiB"
+    result(f"{summary['slides']} slides of {patients}, {summary['with_counts']} with counts, {size} in {store}")
     table = Table("patch set", "features", "slides", "patches", "dim", "type", "um/px", "fingerprint", box=None)
     for row in summary["features"]:
         table.add_row(
