@@ -13,7 +13,7 @@ from ..store.naming import VIEW_ALIASES, feature_key
 from ..store.patch_file import Patches
 from ..store.schema import features_path
 from .options import DENSITY, FeaturizeOptions
-from .reading import Field, Readable, plan_field
+from .reading import READING, Field, Readable, plan_field
 from .views import View, check_upsampling, resolve_view
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def with_missing_targets(
         path = features_path(root, slide_id, key=feature_key(stored_as, field.view.name), patches=patch_set)
         header = FeatureHeader(
             slide_id=slide_id,
-            fingerprint=encoder.fingerprint_for(canonical_view(field.view.name)),
+            fingerprint=encoder.fingerprint_for(f"{canonical_view(field.view.name)}; {READING}"),
             record=encoder.record.to_dict(),
             mpp=field.view.mpp,
             fov_um=field.view.fov_um,
