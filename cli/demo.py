@@ -64,6 +64,9 @@ def demo(
     report = run_featurize(source, out / "store", options, format=format)
     store = Store(out / "store")
     first = stored_names(options)[0]
+    if not any(entry.kind == "expression" for entry in store.entries):
+        say(f"no slide of {source} has counts, so there are no heads to compare; the features are in {store.path}")
+        raise typer.Exit(SOME_FAILED if report.failed else OK)
     _look_up(store, first, options.view_names[0])
     comparison = run_compare(
         out / "store",

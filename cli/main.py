@@ -15,7 +15,7 @@ from .demo import demo
 from .featurize import featurize
 from .index import index
 from .lists import expand_lists
-from .output import fail
+from .output import fail, result
 from .protocols import protocols
 from .search import search
 from .status import status
@@ -33,8 +33,21 @@ for verb in (demo, featurize, status, index, search, compare, protocols):
     app.command()(verb)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        result(f"tissuary {version('tissuary')}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False) -> None:
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
     """Options of every verb."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"

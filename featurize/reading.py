@@ -12,7 +12,6 @@ import numpy as np
 from ..store.arrays import Floats, Pixels
 from .views import View
 
-
 READING = "antialiased bilinear, mirrored borders, 1"
 """How pixels are cut, as part of every fingerprint: a reader that differs beyond rounding needs another name."""
 

@@ -179,7 +179,14 @@ class Store:
         return index
 
     def search(
-        self, slide_id: str, patch: int, *, k: int = 10, key: str, patches: str = SPOTS, exclude: str | None = None
+        self,
+        slide_id: str,
+        patch: int,
+        *,
+        k: int = 10,
+        key: str | None = None,
+        patches: str = SPOTS,
+        exclude: str | None = None,
     ) -> tuple[Hit, ...]:
         """Look-alikes of one patch across the cohort; the patch itself is never among them.
 
@@ -187,6 +194,8 @@ class Store:
         ----------
         patch
             Row of the patch on its slide.
+        key
+            Feature key; the only one that is indexed where not given.
         exclude
             "patient" or "slide": leave the query's own out, inside the search, so that k hits still come back.
 
@@ -195,6 +204,7 @@ class Store:
         StoreError
             If there is no index of `key`, or it is older than the features.
         """
+        key = key or self._only_index(patches)
         index = load_index(index_path(self.path, f"{patches}.{key}"))
         if slide_id not in index.record.slide_ids:
             msg = f"slide {slide_id!r} is not in the index of {key}: run `tissuary index {self.path}` again"
@@ -210,6 +220,16 @@ class Store:
         column = FeatureColumn(key, index.record.fingerprint, (part,))
         query = query_vectors(index, column, np.array([patch], dtype=np.int32), slide=number)[0]
         return find(index, query, k, allowed=allowed_rows(index, slide=number, patch=patch, exclude=exclude))
+
+    def _only_index(self, patches: str) -> str:
+        """Feature key of the one index over a patch set."""
+        folders = (self.path / "indexes").glob(f"{patches}.*") if (self.path / "indexes").is_dir() else ()
+        keys = sorted(folder.name.removeprefix(f"{patches}.") for folder in folders)
+        if len(keys) != 1:
+            have = ", ".join(keys) or f"none: run `tissuary index {self.path}`"
+            msg = f"say which key to search by (`--key`); indexed on {patches!r} are {have}"
+            raise StoreError(msg)
+        return keys[0]
 
     def _check_fresh(self, index: SearchIndex) -> None:
         """Refuse an index whose rows are no longer those of the store."""

@@ -128,6 +128,19 @@ def test_some_failed_slides_end_with_code_1(run, cohort, tmp_path):
     assert "none.tif" in err
 
 
+def test_demo_on_slides_without_counts_stops_after_the_features(run, real_data, tmp_path):
+    slide = real_data / "slides" / "CMU-1-Small-Region.svs"
+    code, out, err = run("demo", "--data", slide, "--views", "5x", "--out", tmp_path / "d")
+    assert (code, out) == (0, "")
+    assert "no heads to compare" in err
+
+
+def test_version_is_printed(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith("tissuary 0.")
+
+
 def test_protocols_print_what_leaks(run):
     code, out, _ = run("protocols")
     assert code == 0
