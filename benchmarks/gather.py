@@ -69,7 +69,7 @@ def _write_store(folder: Path, rows: int, dim: int, *, slides: int) -> FeatureCo
     parts = []
     for i, count in enumerate(np.diff(np.linspace(0, rows, slides + 1).astype(int))):
         path = folder / f"slide{i}.h5"
-        header = FeatureHeader(f"slide{i}", "benchmark", {}, 0.5, 112.0, 1.0, "fp32", "none")
+        header = FeatureHeader(f"slide{i}", "benchmark", {}, 0.5, 112.0, 1.0, "fp32", "none", 0.5, "none")
         with write_features(path, header, shape=(count, dim)) as writer:
             for start in range(0, count, 4096):
                 writer.append(rng.standard_normal((min(4096, count - start), dim), dtype=np.float32))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import console, print_json, progress_bar, result, say
+from .output import OK, SOME_FAILED, console, print_json, progress_bar, result, say
 
 if TYPE_CHECKING:
     from ..heads.evaluation.compare import CompareOptions
@@ -39,9 +39,10 @@ def compare(
     comparison = run(store, options, out=out)
     if json:
         print_json(list(comparison.records))
-        return
-    show(comparison)
-    result(str(out / "report.html"))
+    else:
+        show(comparison)
+        result(str(out / "report.html"))
+    raise typer.Exit(SOME_FAILED if comparison.skipped else OK)
 
 
 def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:

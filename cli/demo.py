@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,10 @@ from .featurize import (
 )
 from .featurize import run as run_featurize
 from .output import OK, SOME_FAILED, print_json, result, say
+
+if TYPE_CHECKING:
+    from ..featurize.options import FeaturizeReport
+    from ..store import Store
 
 FEW_PATIENTS = 3
 
@@ -63,11 +67,12 @@ def demo(
     source = data if data is not None else _synthetic(out / "cohort")
     report = run_featurize(source, out / "store", options, format=format)
     store = Store(out / "store")
+    _refuse_strangers(store, report, out)
     first = stored_names(options)[0]
+    _look_up(store, first, options.view_names[0])
     if not any(entry.kind == "expression" for entry in store.entries):
         say(f"no slide of {source} has counts, so there are no heads to compare; the features are in {store.path}")
         raise typer.Exit(SOME_FAILED if report.failed else OK)
-    _look_up(store, first, options.view_names[0])
     comparison = run_compare(
         out / "store",
         CompareOptions(protocols=_protocols(store), backbone=first, views=options.view_names),
@@ -78,7 +83,18 @@ def demo(
     else:
         show(comparison)
         result(str(out / "report.html"))
-    raise typer.Exit(SOME_FAILED if report.failed else OK)
+    raise typer.Exit(SOME_FAILED if report.failed or comparison.skipped else OK)
+
+
+def _refuse_strangers(store: Store, report: FeaturizeReport, out: Path) -> None:
+    """Two cohorts in one folder would be compared as one."""
+    from ..store.errors import CohortError
+
+    own = {slide.slide_id for slide in report.done} | {slide_id for slide_id, _ in report.failed}
+    strangers = sorted(set(store.slide_ids) - own)
+    if strangers:
+        msg = f"{out} holds another cohort ({', '.join(strangers[:3])}, ...): choose another folder with `--out`"
+        raise CohortError(msg)
 
 
 def _synthetic(folder: Path) -> Path:
@@ -92,27 +108,22 @@ def _synthetic(folder: Path) -> Path:
     return manifest
 
 
-def _look_up(store: object, backbone: str, view: str) -> None:
+def _look_up(store: Store, backbone: str, view: str) -> None:
     """Index the first view and show the look-alikes of one patch in another patient."""
-    from ..store import Store
     from ..store.naming import feature_key
 
-    assert isinstance(store, Store)
-    key = feature_key(backbone, view)
-    index = store.build_index(key)
+    key, patches = feature_key(backbone, view), store.default_patches
+    index = store.build_index(key, patches=patches)
     slide = index.record.slide_ids[0]
     several = len(set(index.record.patient_ids)) > 1
-    hits = store.search(slide, 0, k=3, key=key, exclude="patient" if several else None)
+    hits = store.search(slide, 0, k=3, key=key, patches=patches, exclude="patient" if several else None)
     found = ", ".join(f"{hit.slide_id}:{hit.patch} ({hit.distance:.3f})" for hit in hits)
     where = "other patients" if several else "the cohort"
     say(f"indexed {index.flat.ntotal} patches; {slide}:0 looks most like {found} in {where}")
 
 
-def _protocols(store: object) -> tuple[str, ...]:
+def _protocols(store: Store) -> tuple[str, ...]:
     """`strict`, and `strict-slide` beside it where patients are fewer than three."""
-    from ..store import Store
-
-    assert isinstance(store, Store)
     patients = {store.slide(slide).patient_id for slide in store.slide_ids}
     if len(patients) < 2:
         return ("strict-slide",)

@@ -13,7 +13,7 @@ from .output import print_json, say
 def index(
     store: Annotated[Path, typer.Argument(help="Folder of the store.")],
     key: Annotated[str | None, typer.Option("--key", help="Feature key; all keys where not given.")] = None,
-    patches: Annotated[str, typer.Option("--patches", help="Patch set.")] = "spots",
+    patches: Annotated[str | None, typer.Option("--patches", help="Patch set; the only one by default.")] = None,
     standardise: Annotated[
         str, typer.Option("--standardise", help="Whose statistics z-score the features: cohort or slide.")
     ] = "cohort",
@@ -22,7 +22,8 @@ def index(
     """Build exact search indexes over features, standardisation stored inside."""
     from ..store import Store
 
-    made = build_indexes(Store(store), key=key, patches=patches, standardised=standardise)
+    opened = Store(store)
+    made = build_indexes(opened, key=key, patches=patches or opened.default_patches, standardised=standardise)
     if json:
         print_json(made)
     for one in made:
@@ -37,7 +38,8 @@ def build_indexes(store: object, *, key: str | None, patches: str, standardised:
     assert isinstance(store, Store)
     keys = [key] if key else [k for k in store.keys(patches) if not k.startswith("haematoxylin@")]
     if not keys:
-        msg = f"{store.path} has no features on patch set {patches!r}: featurize first"
+        sets = ", ".join(store.patch_sets) or "none: featurize first"
+        msg = f"{store.path} has no features on patch set {patches!r}; choose one with `--patches`: {sets}"
         raise StoreError(msg)
     made: list[dict[str, object]] = []
     for one in keys:

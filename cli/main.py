@@ -62,3 +62,6 @@ def main() -> None:
         app(args=expand_lists(sys.argv[1:]), prog_name="tissuary")
     except TissuaryError as error:
         fail(error)
+    except (OSError, MemoryError) as error:  # a disk, a folder or the memory gave out where nobody foresaw it
+        logging.getLogger(__name__).info("", exc_info=True)
+        fail(error)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from ..store.errors import TissuaryError
-
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
 
 
@@ -51,9 +49,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def fail(error: TissuaryError) -> NoReturn:
+def fail(error: Exception) -> NoReturn:
     """Say what is wrong and how to mend it, and leave with the exit code for bad input."""
-    say(f"error: {error}")
+    say(f"error: {error or type(error).__name__}")
     for note in getattr(error, "__notes__", ()):
         say(f"  {note}")
     sys.exit(BAD_INPUT)

@@ -20,7 +20,7 @@ def search(
     patch: Annotated[str, typer.Option("--patch", help="Row of the query on its slide, or its barcode.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Look-alikes wanted.")] = 10,
     key: Annotated[str | None, typer.Option("--key", help="Feature key; the finest view where not given.")] = None,
-    patches: Annotated[str, typer.Option("--patches", help="Patch set.")] = "spots",
+    patches: Annotated[str | None, typer.Option("--patches", help="Patch set; the only one by default.")] = None,
     exclude: Annotated[
         str | None, typer.Option("--exclude", help="Leave out the query's own patient or slide.")
     ] = None,
@@ -30,6 +30,7 @@ def search(
     from ..store import Store
 
     opened = Store(store)
+    patches = patches or opened.default_patches
     key = key or default_key(opened, patches)
     row = _row(opened, slide, patch, patches=patches)
     hits = opened.search(slide, row, k=k, key=key, patches=patches, exclude=exclude)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from importlib.metadata import version
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..store.errors import StoreError
 from ..store.expression import Expression, read_expression, write_expression
 from ..store.patch_file import Patches, read_patches, write_patches
 from ..store.schema import expression_path, patches_path, slide_path
-from ..store.slide_file import SlideRecord, read_slide, write_slide
+from ..store.slide_file import SAME_MPP, SlideRecord, read_slide, write_slide
 from .cohort import Measured, Sample
 from .scale import Scale
 from .slide import Slide
@@ -51,10 +52,10 @@ def deposit_slide(
     found = read_slide(path)
     for name in ("patient_id", "width_px", "height_px", "mpp", "source_digest"):
         old, new = getattr(found, name), getattr(record, name)
-        if old != new:
+        if old != new and not (name == "mpp" and isclose(old, new, rel_tol=SAME_MPP)):
             msg = (
                 f"slide {sample.slide_id} is in the store with {name} {old}, the source now says {new}. A store never "
-                f"changes a file: use another store, or delete everything of this slide ({path} first)."
+                f"changes a file: use another store, or delete every file named {sample.slide_id}.* in {root}."
             )
             raise StoreError(msg)
     return found

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..store.errors import CohortError
-from .views import LAYOUTS
+from ..store.naming import VIEW_ALIASES, feature_key
+from .views import LAYOUTS, NATIVE, resolve_view
 
 PATCH_CHOICES = ("auto", "spots", "grid", "both")
 
@@ -61,6 +62,13 @@ class FeaturizeOptions:
         if self.patches not in PATCH_CHOICES:
             msg = f"patches {self.patches!r}: choose one of {', '.join(PATCH_CHOICES)}"
             raise CohortError(msg)
+        if self.name is not None:
+            feature_key(self.name, self.view_names[0])  # refused now, and not after the first slide was read
+        for name in self.view_names:
+            resolve_view(name, slide_mpp=1.0, input_px=224)
+        if self.name == DENSITY:
+            msg = f"the name {DENSITY!r} is kept for the density control: choose another with `--as`"
+            raise CohortError(msg)
         if self.name is not None and len(self.backbones) > 1:
             msg = f"a name ({self.name!r}) can be given to one backbone at a time, not to {len(self.backbones)}"
             raise CohortError(msg)
@@ -68,6 +76,12 @@ class FeaturizeOptions:
             if value is not None and not 0 < value < 1e5:
                 msg = f"{label} {value}: wanted a positive number"
                 raise CohortError(msg)
+
+    @property
+    def grid_um(self) -> float:
+        """Stride of a grid: the field of the first view that has the same field on every slide, else 112 um."""
+        fields = [resolve_view(name, slide_mpp=1.0, input_px=1).fov_um for name in self.view_names if name != NATIVE]
+        return fields[0] if fields else VIEW_ALIASES["20x"][0]
 
     @property
     def view_names(self) -> tuple[str, ...]:

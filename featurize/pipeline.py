@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..store.atomic import sweep_partials
 from ..store.errors import CohortError, TissuaryError
 from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from .backbones.build import Encoder
 
 log = logging.getLogger(__name__)
+
+
+UNFORESEEN = (OSError, MemoryError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
+"""What libraries raise on pixels and counts that nobody foresaw: it costs the slide, not the cohort."""
 
 
 def featurize(
@@ -56,18 +61,26 @@ def featurize(
     log.info("%s: %d slides (%s)", source, len(cohort.samples), cohort.source)
     encoders = build_encoders(options)
     root = Path(store)
+    if root.is_dir():
+        sweep_partials(root)
     done: list[SlideDone] = []
     failed: list[tuple[str, str]] = []
-    causes: list[Exception] = []
+    causes: list[TissuaryError] = []
     for sample in cohort.samples:
         try:
             done.append(run_slide(sample, root, options, encoders=encoders, progress=progress or _silent))
-        except (TissuaryError, OSError, MemoryError) as error:
-            log.info("slide %s failed: %s", sample.slide_id, error)
-            failed.append((sample.slide_id, str(error) or type(error).__name__))
+        except TissuaryError as error:
+            failed.append((sample.slide_id, str(error)))
             causes.append(error)
+        except UNFORESEEN as error:
+            log.warning("slide %s: %s", sample.slide_id, error, exc_info=True)
+            cause = CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {error}")
+            failed.append((sample.slide_id, str(cause)))
+            causes.append(cause)
     if causes and not done:
-        causes[0].add_note(f"None of the {len(failed)} slides of {source} could be done; this is the first cause.")
+        for slide_id, text in failed[1:]:
+            causes[0].add_note(f"{slide_id}: {text}")
+        causes[0].add_note(f"None of the {len(failed)} slides of {source} could be done; the first cause stands first.")
         raise causes[0]
     return FeaturizeReport(
         store=root,
@@ -116,7 +129,12 @@ def build_encoders(options: FeaturizeOptions) -> dict[str, Encoder]:
         raise CohortError(msg)
     device = _device(options.device)
     built = [build_encoder(record, weights=options.weights.get(record.key), device=device) for record in records]
-    encoders = {options.name or encoder.record.key: encoder for encoder in built}
+    names = [options.name or encoder.record.key for encoder in built]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"two backbones are called {', '.join(twice)}: one would hide the other; give each record its own key"
+        raise CohortError(msg)
+    encoders = dict(zip(names, built, strict=True))
     encoders.setdefault(DENSITY, build_encoder(get_record(DENSITY), weights=None, device=device))
     return encoders
 

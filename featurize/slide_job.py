@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..store.arrays import Bools
-from ..store.errors import CohortError
+from ..store.errors import CohortError, ScaleError
 from ..store.naming import SPOTS
 from ..store.patch_file import Patches
 from .cohort import Measured, Sample, check_spots_inside
@@ -20,7 +20,6 @@ from .scale import Scale, resolve_scale, spot_pitch_px
 from .slide import Slide, open_slide
 from .targets import view_fields, with_missing_targets
 from .tissue import grid_centers, tissue_mask
-from .views import resolve_view
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
@@ -50,16 +49,14 @@ def run_slide(
         thumbnail = read_thumbnail(slide)
         tissue = tissue_mask(thumbnail)
         sets = _patch_sets(sample, slide, measured, options=options, tissue=tissue, mpp=scale.mpp)
-        deposit_slide(root, sample, slide, scale=scale, thumbnail=thumbnail, tissue=tissue)
+        record = deposit_slide(root, sample, slide, scale=scale, thumbnail=thumbnail, tissue=tissue)
         written = 0
         for name, patches in sets.items():
             deposit_patches(root, sample.slide_id, patches, name=name)
             if name == SPOTS and measured is not None:
                 deposit_counts(root, sample.slide_id, measured, patches)
             wanted = [
-                with_missing_targets(
-                    one, patches, root=root, slide_id=sample.slide_id, patch_set=name, encoders=encoders
-                )
+                with_missing_targets(one, patches, root=root, slide=record, patch_set=name, encoders=encoders)
                 for one in fields
             ]
             wanted = [one for one in wanted if one.targets]
@@ -75,8 +72,13 @@ def run_slide(
 
 def _scale(sample: Sample, slide: Slide, measured: Measured | None, *, declared_mpp: float | None) -> Scale:
     pitch_px = None
+    declared = sample.mpp or declared_mpp or slide.metadata_mpp
     if sample.pitch_um is not None and measured is not None and measured.spots.array is not None:
-        pitch_px = spot_pitch_px(measured.spots.center_px, measured.spots.array)
+        try:
+            pitch_px = spot_pitch_px(measured.spots.center_px, measured.spots.array)
+        except ScaleError:
+            if declared is None:  # a slide of one spot has no pitch, but its scale may be known all the same
+                raise
     return resolve_scale(
         sample.slide_id,
         manifest=sample.mpp,
@@ -103,7 +105,7 @@ def _patch_sets(
         check_spots_inside(sample.slide_id, spots, width_px=slide.width, height_px=slide.height)
         sets[SPOTS] = Patches(spots.center_px, spots.barcode, spots.array)
     if wanted in ("grid", "both"):
-        stride_um = resolve_view(options.view_names[0], slide_mpp=mpp, input_px=224).fov_um
+        stride_um = options.grid_um
         centers, cells = grid_centers(tissue, size_px=(slide.width, slide.height), stride_px=stride_um / mpp)
         if not len(centers):
             msg = f"slide {sample.slide_id}: no tissue was found on it, so there is nothing to featurize"

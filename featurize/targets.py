@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ from ..store.feature_file import FeatureHeader, read_features
 from ..store.naming import VIEW_ALIASES, feature_key
 from ..store.patch_file import Patches
 from ..store.schema import features_path
+from ..store.slide_file import SAME_MPP, SlideRecord
 from .options import DENSITY, FeaturizeOptions
 from .reading import READING, Field, Readable, plan_field
 from .views import View, check_upsampling, resolve_view
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
+    from .backbones.record import BackboneRecord
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +70,22 @@ def view_fields(
                 continue
             view = resolve_view(name, slide_mpp=mpp, input_px=encoder.record.input_px)
             factor = check_upsampling(view, mpp, layout=options.layout)
-            at = (name, view.side_px)
+            cut = _with_margin(view, encoder.record)
+            at = (name, cut.side_px)
             users = (*(fields[at].encoders if at in fields else ()), stored_as)
-            fields[at] = ViewField(view, plan_field(slide, view, mpp=mpp), factor, users)
+            fields[at] = ViewField(view, plan_field(slide, cut, mpp=mpp), factor, users)
     return tuple(fields.values())
 
 
+def _with_margin(view: View, record: BackboneRecord) -> View:
+    """What is read for a view: more than the view where the transform crops, so that the network sees all of it."""
+    if record.crop_from_px is None:
+        return view
+    return replace(view, fov_um=view.fov_um * record.crop_from_px / record.input_px)
+
+
 def with_missing_targets(
-    field: ViewField, patches: Patches, *, root: Path, slide_id: str, patch_set: str, encoders: dict[str, Encoder]
+    field: ViewField, patches: Patches, *, root: Path, slide: SlideRecord, patch_set: str, encoders: dict[str, Encoder]
 ) -> ViewField:
     """The field with the feature files that are not in the store yet.
 
@@ -86,9 +97,9 @@ def with_missing_targets(
     targets = []
     for stored_as in field.encoders:
         encoder = encoders[stored_as]
-        path = features_path(root, slide_id, key=feature_key(stored_as, field.view.name), patches=patch_set)
+        path = features_path(root, slide.slide_id, key=feature_key(stored_as, field.view.name), patches=patch_set)
         header = FeatureHeader(
-            slide_id=slide_id,
+            slide_id=slide.slide_id,
             fingerprint=encoder.fingerprint_for(f"{canonical_view(field.view.name)}; {READING}"),
             record=encoder.record.to_dict(),
             mpp=field.view.mpp,
@@ -96,8 +107,10 @@ def with_missing_targets(
             upsampling=field.upsampling,
             precision=encoder.record.precision,
             patches_digest=patches.digest,
+            slide_mpp=slide.mpp,
+            source_digest=slide.source_digest,
         )
-        if not (path.exists() and _agrees(path, header)):
+        if not _is_there(path, header):
             targets.append(Target(path, encoder, header))
     return replace(field, targets=tuple(targets))
 
@@ -110,12 +123,15 @@ def canonical_view(name: str) -> str:
     return name
 
 
-def _agrees(path: Path, header: FeatureHeader) -> bool:
-    """Whether a file that exists is the one that would be written; a damaged one is written anew."""
+def _is_there(path: Path, header: FeatureHeader) -> bool:
+    """Whether the file that would be written exists; a damaged one is removed, so that it is written anew."""
+    if not path.exists():
+        return False
     try:
         found = read_features(path).header
     except StoreError as error:
         log.warning("%s; it is written anew", error)
+        path.unlink()
         return False
     if found.fingerprint != header.fingerprint:
         msg = (
@@ -124,7 +140,11 @@ def _agrees(path: Path, header: FeatureHeader) -> bool:
             "Store it beside the other with `--as NAME`, or delete the folder of the old features."
         )
         raise FingerprintError(msg)
-    if found.patches_digest != header.patches_digest:
-        msg = f"{path} belongs to other patches than the store's; delete it and run again"
+    same = (found.patches_digest, found.source_digest) == (header.patches_digest, header.source_digest)
+    if not same or not isclose(found.slide_mpp, header.slide_mpp, rel_tol=SAME_MPP):
+        msg = (
+            f"{path} was made from another image, scale or set of patches than slide {header.slide_id} has now: "
+            "delete it and run again"
+        )
         raise StoreError(msg)
     return True

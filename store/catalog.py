@@ -138,6 +138,10 @@ def _describe(root: Path, entry: Entry) -> Entry:
     try:
         if entry.kind == "slide":
             slide = read_slide(path)
+            if slide.slide_id != entry.slide_id:
+                return replace(
+                    entry, problem=f"{path} says that it is slide {slide.slide_id}: it was renamed or copied"
+                )
             return replace(entry, patient_id=slide.patient_id, mpp=slide.mpp)
         if entry.kind == "patches":
             return replace(entry, rows=len(read_patches(path)))

@@ -61,7 +61,7 @@ def write_expression(path: Path, expression: Expression, patches: Patches, *, sl
         obsm={"spatial": np.asarray(patches.center_px, dtype=np.float64)},
         uns={"slide_id": slide_id},
     )
-    with atomic_path(path) as temporary:
+    with atomic_path(path, once=True) as temporary:
         adata.write_h5ad(temporary)
 
 
@@ -81,11 +81,16 @@ def read_expression(path: Path) -> Expression:
     try:
         with h5py.File(path, "r") as file:
             matrix = file["X"]
+            if matrix.attrs.get("encoding-type") != "csr_matrix":
+                msg = f"{path}: X is {matrix.attrs.get('encoding-type', 'of no known kind')}; wanted csr_matrix"
+                raise StoreError(msg)
             counts = csr_matrix(
                 (matrix["data"][()], matrix["indices"][()], matrix["indptr"][()]), shape=tuple(matrix.attrs["shape"])
             )
             return Expression(counts, _index(file["var"]), _index(file["obs"]))
-    except (OSError, KeyError) as error:
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         msg = f"{path} cannot be read as sparse AnnData ({error}): delete it and run featurize again"
         raise StoreError(msg) from error
 

@@ -19,7 +19,7 @@ from .precision import loses_precision
 from .schema import FEATURES, create_h5, open_h5, required
 
 BLOCK_ROWS = 256
-"""Rows per checksum; also what a resumed job recomputes at most."""
+"""Rows per checksum."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class FeatureHeader:
         Arithmetic of the forward pass ("fp32", "bf16", ...).
     patches_digest
         Digest of the patch file whose rows these are.
+    slide_mpp, source_digest
+        Scale and image digest of the slide that the pixels came from.
     """
 
     slide_id: str
@@ -50,6 +52,8 @@ class FeatureHeader:
     upsampling: float
     precision: str
     patches_digest: str
+    slide_mpp: float
+    source_digest: str
     block_rows: int = BLOCK_ROWS
 
 
@@ -78,7 +82,7 @@ def write_features(path: Path, header: FeatureHeader, *, shape: tuple[int, ...])
     StoreError
         If rows are missing at the end, or a row holds NaN or infinity.
     """
-    with atomic_path(path) as temporary, create_h5(temporary, FEATURES) as file:
+    with atomic_path(path, once=True) as temporary, create_h5(temporary, FEATURES) as file:
         writer = FeatureWriter(file, header, shape)
         yield writer
         writer.finish()
@@ -132,6 +136,8 @@ class FeatureWriter:
                 "upsampling": header.upsampling,
                 "precision": header.precision,
                 "patches_digest": header.patches_digest,
+                "slide_mpp": header.slide_mpp,
+                "source_digest": header.source_digest,
                 "block_rows": header.block_rows,
             }
         )
@@ -205,6 +211,8 @@ def _read_header(attributes: Any, path: Path) -> FeatureHeader:
         upsampling=float(required(attributes, "upsampling", path)),
         precision=str(required(attributes, "precision", path)),
         patches_digest=str(required(attributes, "patches_digest", path)),
+        slide_mpp=float(required(attributes, "slide_mpp", path)),
+        source_digest=str(required(attributes, "source_digest", path)),
         block_rows=int(required(attributes, "block_rows", path)),
     )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -13,55 +11,50 @@ from typing import Any
 
 import numpy as np
 
+from .atomic import atomic_path
 from .errors import MissingDependencyError, StoreError
 from .nearest import FaissFlat
 from .schema import INDEX
 from .search import IndexRecord, SearchIndex
 
-_FAISS, _ROWS, _META = "index.faiss", "rows.npz", "index.json"
+_META = "index.json"
 
 
 def save_index(folder: Path, index: SearchIndex) -> None:
-    """Write an index folder; it replaces one of the same name only when whole.
+    """Write an index folder.
+
+    `index.json` names the two data files and is replaced last, in one step; a reader, or a kill at any moment, finds
+    the old index or the new one.
 
     Raises
     ------
     MissingDependencyError
         If FAISS is not installed.
+    StoreError
+        If the folder cannot be written.
     """
     if not isinstance(index.flat, FaissFlat):
         msg = "a search index is kept by FAISS, which is not installed: pip install 'tissuary[cpu]' (or [gpu])"
         raise MissingDependencyError(msg)
-    import faiss
-
-    temporary = folder.parent / f".{folder.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir(parents=True)
-    try:
-        faiss.write_index(index.flat.index, str(temporary / _FAISS))
-        np.savez(
-            temporary / _ROWS,
-            slide=index.slide,
-            row=index.row,
-            center_um=index.center_um,
-            shift=index.shift,
-            scale=index.scale,
-        )
-        meta = {
-            "encoding-type": INDEX.type,
-            "encoding-version": INDEX.version,
-            "record": asdict(index.record),
-            "sha256": {name: _sha256(temporary / name) for name in (_FAISS, _ROWS)},
-        }
-        (temporary / _META).write_text(json.dumps(meta, indent=1))
-        if folder.exists():
-            old = folder.parent / f"{temporary.name}-old"
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    version = uuid.uuid4().hex[:8]
+    files = {"faiss": f"vectors-{version}.faiss", "rows": f"rows-{version}.npz"}
+    with atomic_path(folder / files["faiss"]) as temporary:
+        _write_faiss(index.flat, temporary)
+    with atomic_path(folder / files["rows"]) as temporary, temporary.open("wb") as file:
+        arrays = {name: getattr(index, name) for name in ("slide", "row", "center_um", "shift", "scale")}
+        np.savez(file, **arrays)
+    meta = {
+        "encoding-type": INDEX.type,
+        "encoding-version": INDEX.version,
+        "record": asdict(index.record),
+        "files": files,
+        "sha256": {name: _sha256(folder / name) for name in files.values()},
+    }
+    with atomic_path(folder / _META) as temporary:
+        temporary.write_text(json.dumps(meta, indent=1))
+    for old in folder.iterdir():
+        if old.name not in (_META, *files.values()) and not old.name.startswith("."):
+            old.unlink(missing_ok=True)
 
 
 def load_index(folder: Path) -> SearchIndex:
@@ -85,10 +78,20 @@ def load_index(folder: Path) -> SearchIndex:
             msg = f"{folder / name} is missing or not what was written: run `tissuary index` again"
             raise StoreError(msg)
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in meta["record"].items()}
-    record = IndexRecord(**fields)
-    with np.load(folder / _ROWS, allow_pickle=False) as rows:
+    with np.load(folder / meta["files"]["rows"], allow_pickle=False) as rows:
         arrays = {name: rows[name] for name in ("slide", "row", "center_um", "shift", "scale")}
-    return SearchIndex(record=record, flat=FaissFlat(faiss.read_index(str(folder / _FAISS))), **arrays)
+    flat = FaissFlat(faiss.read_index(str(folder / meta["files"]["faiss"])))
+    return SearchIndex(record=IndexRecord(**fields), flat=flat, **arrays)
+
+
+def _write_faiss(flat: FaissFlat, path: Path) -> None:
+    import faiss
+
+    try:
+        faiss.write_index(flat.index, str(path))
+    except RuntimeError as error:  # FAISS reports a full disk so
+        msg = f"cannot write {path.parent}: {error}. Free some space and run `tissuary index` again."
+        raise StoreError(msg) from error
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -96,7 +99,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         msg = f"there is no index {folder.name!r} in this store: make it with `tissuary index {folder.parent.parent}`"
         raise StoreError(msg)
-    meta: dict[str, Any] = json.loads(path.read_text())
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        msg = f"{path} is no JSON ({error}): run `tissuary index` again"
+        raise StoreError(msg) from error
     found = (meta.get("encoding-type"), meta.get("encoding-version"))
     if found != (INDEX.type, INDEX.version):
         wanted = f"{INDEX.type} version {INDEX.version}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,25 @@ from scipy.sparse import csr_matrix, vstack
 from .arrays import Floats, Strings
 from .errors import FingerprintError, StoreError
 from .expression import read_expression
-from .feature_file import read_features
+from .feature_file import FeatureHeader, read_features
 from .patch_file import Patches
 from .schema import expression_path, features_path
+from .slide_file import SAME_MPP, SlideRecord
 from .table import FeatureColumn
+
+log = logging.getLogger(__name__)
+
+UNEQUAL = 1.25
+"""Ratio of up-sampling factors, or of um/px, from which slides under one key are joined with a warning."""
 
 
 def join_features(
-    root: Path, key: str, slides: Sequence[str], *, places: Sequence[Patches], patches: str
+    root: Path, key: str, slides: Sequence[SlideRecord], *, places: Sequence[Patches], patches: str
 ) -> FeatureColumn:
     """Open the features of one key on every slide.
+
+    Slides whose patches were up-sampled very differently, or whose forward pass ran in another precision, are joined
+    with a warning that names them.
 
     Parameters
     ----------
@@ -32,10 +43,10 @@ def join_features(
     FingerprintError
         If slides carry features of different fingerprints.
     StoreError
-        If features belong to other patches than the store's.
+        If features belong to another image, scale or set of patches than the store's.
     """
-    files = [read_features(features_path(root, slide, key=key, patches=patches)) for slide in slides]
-    prints = {file.header.fingerprint: slide for file, slide in zip(files, slides, strict=True)}
+    files = [read_features(features_path(root, slide.slide_id, key=key, patches=patches)) for slide in slides]
+    prints = {file.header.fingerprint: slide.slide_id for file, slide in zip(files, slides, strict=True)}
     if len(prints) > 1:
         listed = ", ".join(f"{slide} {fingerprint[:12]}" for fingerprint, slide in prints.items())
         msg = (
@@ -44,10 +55,31 @@ def join_features(
         )
         raise FingerprintError(msg)
     for file, place, slide in zip(files, places, slides, strict=True):
-        if file.header.patches_digest != place.digest or len(file.features) != len(place):
-            msg = f"slide {slide}: features {key} belong to other patches than the store's; featurize it again"
+        header = file.header
+        same = (header.slide_id, header.source_digest) == (slide.slide_id, slide.source_digest)
+        if not same or not isclose(header.slide_mpp, slide.mpp, rel_tol=SAME_MPP):
+            msg = f"slide {slide.slide_id}: features {key} were made from another image or scale; featurize it again"
             raise StoreError(msg)
+        if header.patches_digest != place.digest or len(file.features) != len(place):
+            msg = f"slide {slide.slide_id}: features {key} belong to other patches than the store's; featurize it again"
+            raise StoreError(msg)
+    _warn_of_unequal_pixels(key, [file.header for file in files])
     return FeatureColumn(key, files[0].header.fingerprint, tuple(file.features for file in files))
+
+
+def _warn_of_unequal_pixels(key: str, headers: Sequence[FeatureHeader]) -> None:
+    """Say where one key means visibly different pixels on different slides."""
+    for what, values in (
+        ("up-sampled by factors", [header.upsampling for header in headers]),
+        ("cut at um/px", [header.mpp for header in headers]),
+    ):
+        if max(values) > UNEQUAL * min(values):
+            log.warning(
+                "%s: patches of different slides were %s from %.3g to %.3g", key, what, min(values), max(values)
+            )
+    precisions = sorted({header.precision for header in headers})
+    if len(precisions) > 1:
+        log.warning("%s: computed in %s on different slides", key, " and ".join(precisions))
 
 
 def join_counts(root: Path, slides: Sequence[str], *, places: Sequence[Patches]) -> tuple[csr_matrix, Strings, Floats]:

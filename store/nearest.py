@@ -132,7 +132,7 @@ def search_exact(
     Returns
     -------
     tuple
-        Scores (m, k) float64 and rows (m, k); -inf and -1 where fewer rows are allowed.
+        Scores (m, k) float64 and rows (m, k), k at most the number of rows; -inf and -1 where fewer are allowed.
 
     Raises
     ------
@@ -142,6 +142,7 @@ def search_exact(
     if k < 1:
         msg = f"k = {k}: ask for at least one neighbour"
         raise StoreError(msg)
+    k = min(k, max(index.ntotal, 1))  # a k beyond the store is all of it
     possible = index.ntotal if allowed is None else int(allowed.sum())
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1, dtype=np.int64)

@@ -57,7 +57,7 @@ def write_patches(path: Path, patches: Patches, *, slide_id: str) -> None:
     _check(patches, slide_id)
     import h5py
 
-    with atomic_path(path) as temporary, create_h5(temporary, PATCHES) as file:
+    with atomic_path(path, once=True) as temporary, create_h5(temporary, PATCHES) as file:
         file.attrs["slide_id"] = slide_id
         file.attrs["digest"] = patches.digest
         file.create_dataset("center", data=np.asarray(patches.center_px, dtype="<f8"), track_times=False)

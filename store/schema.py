@@ -63,16 +63,23 @@ def create_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
     """Open a new, page-aligned HDF5 file that carries `encoding`."""
     import h5py
 
-    with h5py.File(
+    file = h5py.File(
         path,
         "w",
         libver=("v110", "v110"),
         alignment_threshold=ALIGNMENT_BYTES,
         alignment_interval=ALIGNMENT_BYTES,
-    ) as file:
+    )
+    try:
         file.attrs["encoding-type"] = encoding.type
         file.attrs["encoding-version"] = encoding.version
         yield file
+    finally:
+        try:
+            file.close()
+        except (OSError, RuntimeError) as error:  # what h5py says of a full disk
+            msg = f"cannot finish {path.parent}: {error}. Is the disk full? Free some space and run again."
+            raise StoreError(msg) from error
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def open_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
     except OSError as error:
         msg = f"{path} is not a whole HDF5 file ({error}). Delete it and run featurize again: it will be rewritten."
         raise StoreError(msg) from error
-    with file:
+    with file, _contents_of(path):
         found = Encoding(str(file.attrs.get("encoding-type", "none")), str(file.attrs.get("encoding-version", "none")))
         if found != encoding:
             msg = (
@@ -103,6 +110,18 @@ def open_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
             )
             raise StoreError(msg)
         yield file
+
+
+@contextmanager
+def _contents_of(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged or foreign file raises into one error that names the file."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        msg = f"{path} does not hold what its format says ({error}): delete it and run featurize again"
+        raise StoreError(msg) from error
 
 
 def required(attributes: Any, name: str, path: Path) -> Any:

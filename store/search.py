@@ -24,8 +24,8 @@ class IndexRecord:
     ----------
     standardised
         "cohort" or "slide": whose statistics z-scored the rows before they were scaled to length one.
-    slide_ids, patient_ids, patches_digests
-        (n_slides,) in the order of the rows.
+    slide_ids, patient_ids, patches_digests, mpp
+        (n_slides,) in the order of the rows: what a search compares with the store of its own day.
     """
 
     name: str
@@ -37,6 +37,7 @@ class IndexRecord:
     slide_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     patches_digests: tuple[str, ...]
+    mpp: tuple[float, ...]
 
 
 @dataclass(frozen=True)

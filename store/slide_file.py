@@ -14,6 +14,9 @@ from .atomic import atomic_path
 from .errors import StoreError
 from .schema import SLIDE, create_h5, open_h5, required
 
+SAME_MPP = 1e-6
+"""Relative difference up to which two um/px are one: a fitted spot pitch differs in its last digits by processor."""
+
 
 @dataclass(frozen=True)
 class SlideRecord:
@@ -57,7 +60,7 @@ def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels, tissue: B
     tissue
         (h, w) mask on the thumbnail's grid, where one was made.
     """
-    with atomic_path(path) as temporary, create_h5(temporary, SLIDE) as file:
+    with atomic_path(path, once=True) as temporary, create_h5(temporary, SLIDE) as file:
         file.attrs.update(
             {
                 "slide_id": record.slide_id,

@@ -64,20 +64,35 @@ class Store:
         """Slides of the store, sorted."""
         return tuple(sorted(e.slide_id for e in self.entries if e.kind == "slide" and not e.problem))
 
+    @property
+    def patch_sets(self) -> tuple[str, ...]:
+        """Names of the patch sets, sorted."""
+        return tuple(sorted({e.patches for e in self.entries if e.kind == "patches"}))
+
+    @property
+    def default_patches(self) -> str:
+        """The only patch set, or `spots` where there are several."""
+        return self.patch_sets[0] if len(self.patch_sets) == 1 else SPOTS
+
     def keys(self, patches: str = SPOTS) -> tuple[str, ...]:
         """Feature keys of a patch set, sorted."""
         return tuple(sorted({e.key for e in self.entries if e.kind == "features" and e.patches == patches}))
 
     def slides_with(self, keys: Sequence[str], *, patches: str = SPOTS, expression: bool = False) -> tuple[str, ...]:
         """Slides that have all of `keys` (and counts, where asked), sorted."""
-        sets = [{e.slide_id for e in self.entries if (e.patches, e.key) == (patches, key)} for key in keys]
+        whole = [entry for entry in self.entries if not entry.problem]  # a damaged file costs only its slide
+        sets = [{e.slide_id for e in whole if (e.patches, e.key) == (patches, key)} for key in keys]
         if expression:
-            sets.append({e.slide_id for e in self.entries if e.kind == "expression"})
+            sets.append({e.slide_id for e in whole if e.kind == "expression"})
         return tuple(sorted(set(self.slide_ids).intersection(*sets)))
 
     def slide(self, slide_id: str) -> SlideRecord:
         """Geometry and scale of a slide."""
-        return read_slide(slide_path(self.path, slide_id))
+        record = read_slide(slide_path(self.path, slide_id))
+        if record.slide_id != slide_id:
+            msg = f"slides/{slide_id}.h5 says that it is slide {record.slide_id}: files of a store are never renamed"
+            raise StoreError(msg)
+        return record
 
     def patches(self, slide_id: str, *, patches: str = SPOTS) -> Patches:
         """Centres of a slide's patches."""
@@ -131,7 +146,8 @@ class Store:
         places = [self.patches(slide_id, patches=patches) for slide_id in chosen]
         lengths = [len(place) for place in places]
         columns = {
-            key: join_features(self.path, key, chosen, places=places, patches=patches) for key in (*keys, *control_keys)
+            key: join_features(self.path, key, records, places=places, patches=patches)
+            for key in (*keys, *control_keys)
         }
         counts, genes, depth = (
             join_counts(self.path, chosen, places=places) if expression else (None, np.array([], np.str_), None)
@@ -173,6 +189,7 @@ class Store:
             slide_ids=table.slide_ids,
             patient_ids=table.patient_ids,
             patches_digests=tuple(self.patches(slide, patches=patches).digest for slide in table.slide_ids),
+            mpp=tuple(self.slide(slide).mpp for slide in table.slide_ids),
         )
         index = build_index(table, record)
         save_index(index_path(self.path, record.name), index)
@@ -235,14 +252,26 @@ class Store:
         """Refuse an index whose rows are no longer those of the store."""
         record = index.record
         now = self.slides_with([record.key], patches=record.patches)
-        prints = {e.fingerprint for e in self.entries if (e.patches, e.key) == (record.patches, record.key)}
+        mine = [e for e in self.entries if (e.patches, e.key) == (record.patches, record.key) and not e.problem]
+        prints = {e.fingerprint for e in mine}
         if prints != {record.fingerprint}:
             msg = f"the index of {record.key} was made from other features: run `tissuary index {self.path}` again"
             raise FingerprintError(msg)
-        digests = tuple(self.patches(slide, patches=record.patches).digest for slide in now)
-        if now != record.slide_ids or digests != record.patches_digests:
+        if now != record.slide_ids:
             msg = (
-                f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(now)}, or their "
-                f"patches changed: run `tissuary index {self.path}` again"
+                f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(now)}: "
+                f"run `tissuary index {self.path}` again"
+            )
+            raise StoreError(msg)
+        slides = [self.slide(slide_id) for slide_id in now]
+        known = (
+            tuple(self.patches(slide_id, patches=record.patches).digest for slide_id in now),
+            tuple(slide.patient_id for slide in slides),
+            tuple(slide.mpp for slide in slides),
+        )
+        if known != (record.patches_digests, record.patient_ids, record.mpp):
+            msg = (
+                f"patches, patients or um/px of slides changed since {record.key} was indexed: "
+                f"run `tissuary index {self.path}` again"
             )
             raise StoreError(msg)

@@ -208,7 +208,8 @@ def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:
         mean = np.broadcast_to((n * mean).sum(0) / n.sum(), mean.shape)
         square = np.broadcast_to((n * square).sum(0) / n.sum(), square.shape)
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    silent = deviation <= 1e-4 * (np.abs(mean) + 1e-3)  # fp16 keeps about three digits
+    rounding = max(float(np.finfo(part.dtype).eps) for part in column.parts) / 8  # what the stored type leaves of zero
+    silent = deviation <= rounding * (np.abs(mean) + 1e-3)
     scale = np.where(silent, 0.0, 1.0 / np.where(silent, 1.0, deviation))
     return replace(column, shift=mean.astype(np.float32), scale=scale.astype(np.float32))
 

@@ -66,7 +66,7 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
             features = rng.normal(size=(n, dim)).astype(np.float32)
             for key, values in (("toy@20x", features), ("haematoxylin@20x", features[:, :1] * 0.1 + 1.0)):
                 header = FeatureHeader(
-                    slide_id, f"print of {key}", {"licence": "none"}, 0.5, 112.0, 1.0, "fp32", place.digest
+                    slide_id, f"print of {key}", {"licence": "none"}, 0.5, 112.0, 1.0, "fp32", place.digest, 0.5, "none"
                 )
                 with write_features(features_path(root, slide_id, key=key), header, shape=values.shape) as writer:
                     writer.append(values)

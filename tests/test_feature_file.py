@@ -12,7 +12,7 @@ from tissuary.store.errors import StoreError
 from tissuary.store.feature_file import FeatureHeader, read_features, write_features
 from tissuary.store.precision import loses_precision
 
-HEADER = FeatureHeader("s1", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", "d" * 64, block_rows=4)
+HEADER = FeatureHeader("s1", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", "d" * 64, 0.5, "e" * 64, block_rows=4)
 
 
 def write(path, values, *, pieces=3, header=HEADER):
@@ -27,6 +27,7 @@ def test_round_trip_does_not_depend_on_how_rows_arrive(tmp_path, rows, pieces, t
     shape = (rows, 6) if tokens is None else (rows, tokens, 6)
     values = np.random.default_rng(rows).normal(size=shape).astype(np.float32)
     path = tmp_path / "f.h5"
+    path.unlink(missing_ok=True)
     write(path, values, pieces=pieces)
     opened = read_features(path)
     assert opened.header == HEADER
@@ -89,6 +90,18 @@ def test_nan_is_named_with_slide_and_row(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_another_process_wrote_first_is_kept(tmp_path):
+    path = tmp_path / "f.h5"
+    with (
+        pytest.raises(StoreError, match="written by another process meanwhile"),
+        write_features(path, HEADER, shape=(2, 3)) as writer,
+    ):
+        writer.append(np.zeros((2, 3), np.float32))
+        write(path, np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(read_features(path).features, np.ones((2, 3)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_missing_rows_leave_no_file(tmp_path):
     def short():
         with write_features(tmp_path / "f.h5", HEADER, shape=(5, 3)) as writer:
@@ -126,6 +139,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path):
         file["features"] = np.zeros((3, 2), np.float16)
     with pytest.raises(StoreError, match="says that it is none version none; wanted tissuary-features version 1"):
         read_features(path)
+    path.unlink()
     write(path, np.ones((3, 2), np.float32))
     with h5py.File(path, "a") as file:
         file.attrs["encoding-version"] = "2"

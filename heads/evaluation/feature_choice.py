@@ -31,7 +31,10 @@ def feature_keys(
     encoders = sorted({key.encoder for key in keys.values() if key.backbone != DENSITY})
     if backbone is None and len(encoders) != 1:
         listed = ", ".join(encoders) or "no backbone (featurize first)"
-        msg = f"{store.path} has features of {listed} on {patches!r}; choose one with `--backbone NAME`"
+        sets = ", ".join(store.patch_sets)
+        msg = (
+            f"{store.path} has features of {listed} on {patches!r} (patch sets: {sets}); choose with `--backbone NAME`"
+        )
         raise StoreError(msg)
     backbone = backbone or encoders[0]
     found = {parsed.view: key for key, parsed in keys.items() if parsed.encoder == backbone and not parsed.layout}
