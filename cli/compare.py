@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from .output import OK, SOME_FAILED, console, print_json, progress_bar, result, 
 if TYPE_CHECKING:
     from ..heads.evaluation.compare import CompareOptions
     from ..heads.evaluation.comparison import Comparison
+
+
+SMALL_BYTES = 64 * 2**20
 
 
 def compare(
@@ -23,6 +26,9 @@ def compare(
     backbone: Annotated[str | None, typer.Option("--backbone", help="Which features, where there are several.")] = None,
     views: Annotated[list[str] | None, typer.Option("--views", help="Views side by side; all where not given.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("report"),
+    standardise: Annotated[
+        str | None, typer.Option("--standardise", help="slide or none, in place of what the protocol says of features.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")] = False,
 ) -> None:
@@ -34,6 +40,7 @@ def compare(
         protocols=tuple(protocol or ("strict",)),
         backbone=backbone,
         views=tuple(views or ()),
+        standardise=_standardisation(standardise),
         seed=seed,
     )
     comparison = run(store, options, out=out)
@@ -45,6 +52,16 @@ def compare(
     raise typer.Exit(SOME_FAILED if comparison.skipped else OK)
 
 
+def _standardisation(text: str | None) -> Literal["slide", "none"] | None:
+    from ..store.errors import ProtocolError
+
+    choices: dict[str | None, Literal["slide", "none"] | None] = {None: None, "slide": "slide", "none": "none"}
+    if text in choices:
+        return choices[text]
+    msg = f"--standardise {text!r}: choose slide or none"
+    raise ProtocolError(msg)
+
+
 def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
     """Compare under a progress bar and write the results."""
     import torch
@@ -54,9 +71,11 @@ def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
     from ..heads.evaluation.results_file import write_results
     from ..store import Store
 
-    torch.set_num_threads(1)  # heads are small: threads cost more than they give
+    opened = Store(store)
+    if store.is_dir() and sum(entry.size for entry in opened.entries if entry.kind == "features") < SMALL_BYTES:
+        torch.set_num_threads(1)  # heads on small cohorts are small: threads cost more than they give
     with progress_bar("compare") as progress:
-        comparison = run_compare(Store(store), options=options, progress=progress)
+        comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     write_results(comparison.records, out)
     write_report(comparison, out / "report.html")

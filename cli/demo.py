@@ -27,7 +27,6 @@ from .featurize import run as run_featurize
 from .output import OK, SOME_FAILED, print_json, result, say
 
 if TYPE_CHECKING:
-    from ..featurize.options import FeaturizeReport
     from ..store import Store
 
 FEW_PATIENTS = 3
@@ -65,9 +64,9 @@ def demo(
         name=name,
     )
     source = data if data is not None else _synthetic(out / "cohort")
+    _refuse_strangers(source, out, format=format)
     report = run_featurize(source, out / "store", options, format=format)
     store = Store(out / "store")
-    _refuse_strangers(store, report, out)
     first = stored_names(options)[0]
     _look_up(store, first, options.view_names[0])
     if not any(entry.kind == "expression" for entry in store.entries):
@@ -86,12 +85,16 @@ def demo(
     raise typer.Exit(SOME_FAILED if report.failed or comparison.skipped else OK)
 
 
-def _refuse_strangers(store: Store, report: FeaturizeReport, out: Path) -> None:
+def _refuse_strangers(source: Path, out: Path, *, format: str) -> None:
     """Two cohorts in one folder would be compared as one."""
+    from ..featurize.cohort import load_cohort
+    from ..store import Store
     from ..store.errors import CohortError
 
-    own = {slide.slide_id for slide in report.done} | {slide_id for slide_id, _ in report.failed}
-    strangers = sorted(set(store.slide_ids) - own)
+    if not (out / "store").is_dir():
+        return
+    cohort = load_cohort(source, format=format)
+    strangers = sorted(set(Store(out / "store").slide_ids) - {sample.slide_id for sample in cohort.samples})
     if strangers:
         msg = f"{out} holds another cohort ({', '.join(strangers[:3])}, ...): choose another folder with `--out`"
         raise CohortError(msg)

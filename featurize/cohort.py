@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..store.arrays import Floats, Ints, Strings
-from ..store.errors import CohortError, ScaleError
+from ..store.errors import CohortError, InvalidNameError, ScaleError, TissuaryError
 from ..store.naming import check_name
 from .scale import MAX_DISAGREEMENT
 
@@ -80,6 +80,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """One slide of a cohort that cannot be used as its source describes it, and why."""
+
+    slide_id: str
+    cause: TissuaryError
+
+
+@dataclass(frozen=True)
 class Cohort:
     """Slides to featurize.
 
@@ -87,16 +95,20 @@ class Cohort:
     ----------
     source
         Which reader found them, and why it was chosen.
+    refused
+        Slide and cause, of the slides that are not among the samples because their source cannot be used.
     """
 
     samples: tuple[Sample, ...]
     source: str
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = None) -> Cohort:
     """Describe the slides of a source, in a fixed order.
 
-    Images and counts are not opened yet, so that a damaged one costs only its own slide.
+    Images and counts are not opened yet, so that a damaged one costs only its own slide. A slide whose id cannot become
+    a file name, or that lacks its image, is refused alone, as long as there are others.
 
     Parameters
     ----------
@@ -110,12 +122,33 @@ def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = 
     Raises
     ------
     CohortError
-        If there is nothing at `source` that can be read, or a slide id occurs twice.
+        If there is nothing at `source` that can be read, a slide id occurs twice, or every slide is refused.
     InvalidNameError
-        If a slide id cannot become a file name.
+        If every slide is refused, the first because its id cannot become a file name.
     ScaleError
         If a manifest's pitch and `pitch_um` contradict one another.
     """
+    from .sources.access import reading
+
+    with reading(source):
+        found, chosen = _find(source, format)
+    repeated = [name for name, times in Counter(one.slide_id for one in found).items() if times > 1]
+    if repeated:
+        msg = f"{source}: slide id {', '.join(repeated)} occurs more than once: rename, so that each slide has its own"
+        raise CohortError(msg)
+    named = [_named(one) for one in found]
+    samples = tuple(_with_pitch(one, pitch_um) for one in named if isinstance(one, Sample))
+    refused = [one for one in named if isinstance(one, Refused)]
+    if not samples:
+        first = refused[0].cause
+        for other in refused[1:]:
+            first.add_note(f"{other.slide_id}: {other.cause}")
+        raise first
+    return Cohort(samples, chosen, tuple((one.slide_id, str(one.cause)) for one in refused))
+
+
+def _find(source: Path, format: str) -> tuple[tuple[Sample | Refused, ...], str]:
+    """What the reader of a format finds, and which reader that is."""
     from .sources import SOURCES, detect
 
     if not source.exists():
@@ -128,14 +161,16 @@ def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = 
     else:
         msg = f"format {format!r} is not known: choose one of auto, {', '.join(SOURCES)}"
         raise CohortError(msg)
-    samples = SOURCES[format](source)
-    for sample in samples:
-        check_name(sample.slide_id, "slide id")
-    repeated = [name for name, times in Counter(s.slide_id for s in samples).items() if times > 1]
-    if repeated:
-        msg = f"{source}: slide id {', '.join(repeated)} occurs more than once: rename, so that each slide has its own"
-        raise CohortError(msg)
-    return Cohort(tuple(_with_pitch(sample, pitch_um) for sample in samples), f"{format}: {why}")
+    return SOURCES[format](source), f"{format}: {why}"
+
+
+def _named(found: Sample | Refused) -> Sample | Refused:
+    """What was found, refused where its id cannot become a file name."""
+    try:
+        check_name(found.slide_id, "slide id")
+    except InvalidNameError as error:
+        return Refused(found.slide_id, error)
+    return found
 
 
 def unknown_patient(slide_id: str) -> str:

@@ -94,18 +94,13 @@ def open_slide(path: Path) -> Slide:
     Raises
     ------
     SlideError
-        If the file is missing, damaged, or no image that can be read.
+        If the file is missing, may not be read, is damaged, or no image that is known.
     ScaleError
         If its metadata say that pixels are not square.
     """
     from openslide import OpenSlide
 
-    if not path.is_file():
-        kind = "is a folder, not an image" if path.is_dir() else "does not exist"
-        msg = f"image {path} {kind}: correct the path in the source or manifest"
-        raise SlideError(msg)
-    with path.open("rb") as file:
-        head = file.read(8)
+    head, size_bytes = _head(path)
     vendor = OpenSlide.detect_format(path)  # asked first: an .mrxs begins as a JPEG
     if vendor is not None and vendor != "generic-tiff":
         from .slide_openslide import OpenSlideSlide
@@ -120,10 +115,33 @@ def open_slide(path: Path) -> Slide:
 
         return open_photo(path)
     msg = (
-        f"image {path} ({path.stat().st_size} bytes) is no format that OpenSlide or tifffile knows, and no JPEG or "
+        f"image {path} ({size_bytes} bytes) is no format that OpenSlide or tifffile knows, and no JPEG or "
         "PNG: it is damaged or of another kind; convert it to a pyramidal TIFF"
     )
     raise SlideError(msg)
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    """First bytes of a file, and how many there are in all."""
+    try:
+        # Even asking raises, where the name is too long or a folder above may not be entered.
+        is_file, is_folder = path.is_file(), path.is_dir()
+        if is_file:
+            with path.open("rb") as file:
+                return file.read(8), path.stat().st_size
+    except OSError as error:
+        raise unreadable(path, error) from error
+    kind = "is a folder, not an image" if is_folder else "does not exist"
+    msg = f"image {path} {kind}: correct the path in the source or manifest"
+    raise SlideError(msg)
+
+
+def unreadable(path: Path, error: OSError) -> SlideError:
+    """The error of an image that the file system does not give."""
+    return SlideError(
+        f"image {path} cannot be read ({error.strerror or error}): correct the path in the source or manifest, or the "
+        "permission to read it"
+    )
 
 
 def check_region(

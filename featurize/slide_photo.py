@@ -12,7 +12,7 @@ import numpy as np
 
 from ..store.arrays import Pixels
 from ..store.errors import SlideError
-from .slide import JPEG_MAGIC, check_region, on_white
+from .slide import JPEG_MAGIC, check_region, on_white, unreadable
 
 MAX_WHOLE_PX = 1_500_000_000
 """Largest image that is decoded whole: 4.5 GB in memory. A header may claim any size."""
@@ -83,11 +83,14 @@ def open_photo(path: Path) -> WholeSlide:
     Raises
     ------
     SlideError
-        If the file is truncated or damaged, too large to hold, or not 8-bit grey or RGB.
+        If the file is unreadable, truncated or damaged, too large to hold, or not 8-bit grey or RGB.
     """
     import imagecodecs
 
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
     is_jpeg = data.startswith(JPEG_MAGIC)
     check_whole_size(_header_size(path, is_jpeg=is_jpeg), path)
     # The decoder fills what is missing of a JPEG with grey and says nothing. Neither marker occurs inside coded pixels.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..store.arrays import Floats
+from ..store.errors import HeadError
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def ridge_path(x: Floats, y: Floats, weights: Floats) -> RidgePath:
     """
     # torch and not numpy: its BLAS obeys torch.set_num_threads, where contending BLAS threads can cost a factor of 40.
     w = torch.from_numpy(np.asarray(weights, dtype=np.float64))
+    if not float(w.sum()) > 0:
+        msg = f"all {len(w)} training rows weigh nothing: train on spots with counts"
+        raise HeadError(msg)
     xs, ys = (torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (x, y))
     x_mean, y_mean = (w @ values / w.sum() for values in (xs, ys))
     root = w.sqrt()[:, None]

@@ -14,6 +14,7 @@ from ..store.table import Table
 from .closed_form import ridge_path
 from .contract import training_arrays
 from .ridge import Ridge
+from .slide_level import SlideRidge
 
 DENSITY = "haematoxylin@"
 
@@ -60,17 +61,12 @@ class SlideFeatureMean:
 
     def fit(self, table: Table) -> Self:
         """Learn from one row per slide."""
-        x = slide_features(table)
-        self.mean_, self.spread_ = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-        x = (x - self.mean_) / self.spread_
-        self.path_ = ridge_path(x, _offsets(table), np.ones(len(x)))
-        self.alpha_ = float(x.shape[1])
+        self.model_ = SlideRidge.fit(table, _offsets(table))
         return self
 
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
-        x = (slide_features(table) - self.mean_) / self.spread_
-        level = self.path_.predict(x, (self.alpha_,))[0].astype(np.float32)
+        level = self.model_.predict(table).astype(np.float32)
         return (level - _offsets(table))[table.slide]
 
 
@@ -130,13 +126,6 @@ class Shuffled:
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
         return self.ridge_.predict(table)
-
-
-def slide_features(table: Table) -> Floats:
-    """Mean of the unstandardised features of each slide, (n_slides, d)."""
-    raw = [replace(column, shift=None, scale=None) for column in table.columns.values()]
-    x = np.concatenate([column.gather(table.slide, table.row) for column in raw], axis=-1)
-    return np.stack([x[table.slide == s].mean(axis=0, dtype=np.float64) for s in range(len(table.slide_ids))])
 
 
 def _offsets(table: Table) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from .inner import choose, inner_folds
 
 CANDIDATES = (10, 25, 50, 100, 200)
 FIXED_K = 50
+BLOCK = 512
 
 
 class NearestNeighbours:
@@ -37,7 +38,8 @@ class NearestNeighbours:
         self.vectors_ = unit_rows(table.features())
         rule, folds = inner_folds(table)
         if self.k is not None or rule == "fixed":
-            self.k_ = FIXED_K if self.k is None else self.k
+            # The mean of all training spots is no neighbourhood, so a small table gets a smaller one.
+            self.k_ = min(FIXED_K, max(1, len(table) // 2)) if self.k is None else self.k
             self.chosen_: dict[str, object] = {"k": self.k_, "selection": "given" if self.k else "fixed"}
         else:
             best, scores = choose(CANDIDATES, folds, truth=self.targets_, slide=table.slide, predict=self._inner)
@@ -58,11 +60,13 @@ class NearestNeighbours:
     def _means(self, train: Ints, queries: NDArray[np.float32], sizes: tuple[int, ...]) -> list[Floats]:
         """Predictions (m, g) for each k, from one search for the largest."""
         k = min(max(sizes), len(train))
-        _, found = search_exact(flat_index(self.vectors_[train]), queries, k)
-        rows = train[found]  # (m, k)
-        weights = self.weights_[rows].astype(np.float64)
-        out = []
-        for size in sizes:
-            w = weights[:, :size] / np.maximum(weights[:, :size].sum(axis=1, keepdims=True), 1e-12)
-            out.append(np.einsum("mk,mkg->mg", w, self.targets_[rows[:, :size]], optimize=True))
+        index = flat_index(self.vectors_[train])
+        out: list[Floats] = [np.empty((len(queries), self.targets_.shape[1])) for _ in sizes]
+        for start in range(0, len(queries), BLOCK):  # neighbours x genes of all queries at once would not fit
+            block = slice(start, start + BLOCK)
+            rows = train[search_exact(index, queries[block], k)[1]]  # (b, k)
+            weights, targets = self.weights_[rows].astype(np.float64), self.targets_[rows]  # (b, k), (b, k, g)
+            for filled, size in zip(out, sizes, strict=True):
+                w = weights[:, :size] / np.maximum(weights[:, :size].sum(axis=1, keepdims=True), 1e-12)
+                filled[block] = np.einsum("mk,mkg->mg", w, targets[:, :size], optimize=True)
         return out

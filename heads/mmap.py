@@ -3,6 +3,9 @@
 After the multi-magnification and prototype network of arXiv 2510.11344 (PRICAI 2025), on frozen features. This is the
 project's own mode: prototypes are learnt over the training cohort on slide-centred features and enter through a gate
 that starts at zero. (The published mode clusters every slide on its own, which acts mostly as a slide's name.)
+
+On the cohorts tried so far the gate stays nearly shut (below 0.01): what this head gains over `ridge` comes from the
+non-linear fusion of views, and the prototypes add nothing measurable. `chosen_["prototype_gate"]` tells.
 """
 
 from __future__ import annotations
@@ -154,6 +157,8 @@ class MMAP:
         epochs, self.chosen_ = self._choose_epochs(table, rows)
         members = [self._train(rows, epochs, seed=self.seed + i) for i in range(self.members)]
         self.modules_ = [module for module, _ in members]
+        # How far the gate opened says what the prototypes add to the views.
+        self.chosen_["prototype_gate"] = float(np.mean([module.gate.detach().abs().mean() for module in self.modules_]))
         self.loss_curve_ = tuple(curve for _, curve in members)
         self.n_parameters_ = sum(p.numel() for module in self.modules_ for p in module.parameters())
         return self

@@ -146,7 +146,11 @@ def search_exact(
     possible = index.ntotal if allowed is None else int(allowed.sum())
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
-    open_, fetch = np.arange(len(queries)), min(k + MARGIN, possible)
+    if not queries.any(axis=1).all():  # a query of zeros is equally far from all rows: the first ones win the tie
+        first = np.arange(index.ntotal) if allowed is None else np.flatnonzero(allowed)
+        blank = np.flatnonzero(~queries.any(axis=1))
+        rows[blank, : len(first[:k])], scores[blank, : len(first[:k])] = first[:k], 0.0
+    open_, fetch = np.flatnonzero(queries.any(axis=1)), min(k + MARGIN, possible)
     while len(open_) and fetch:
         rough, found = index.top(queries[open_], fetch, allowed)
         exact = _score(index, queries[open_], found)  # (m, fetch)

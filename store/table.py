@@ -154,6 +154,20 @@ class Table:
             raise StoreError(msg)
         return self.columns[key].gather(slide, row)
 
+    def select_rows(self, rows: Ints) -> Table:
+        """Some rows, in the order given; slides keep their numbers, features stay on disk."""
+        return replace(
+            self,
+            slide=self.slide[rows],
+            row=self.row[rows],
+            center_um=self.center_um[rows],
+            barcode=self.barcode[rows],
+            counts=None if self.counts is None else self.counts[rows],
+            depth=None if self.depth is None else self.depth[rows],
+            targets=None if self.targets is None else self.targets[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
+
     def select_slides(self, slides: Sequence[int]) -> Table:
         """The rows of some slides, given by their number; slides are renumbered in the order given.
 
@@ -164,20 +178,13 @@ class Table:
         number = np.full(len(self.slide_ids), -1, dtype=np.int32)
         number[chosen] = np.arange(len(chosen))
         return replace(
-            self,
+            self.select_rows(rows),
             slide_ids=tuple(self.slide_ids[one] for one in chosen),
             patient_ids=tuple(self.patient_ids[one] for one in chosen),
             slide=number[self.slide[rows]],
-            row=self.row[rows],
-            center_um=self.center_um[rows],
             columns={key: _select(column, chosen) for key, column in self.columns.items()},
             control_columns={key: _select(column, chosen) for key, column in self.control_columns.items()},
-            barcode=self.barcode[rows],
-            counts=None if self.counts is None else self.counts[rows],
-            depth=None if self.depth is None else self.depth[rows],
-            targets=None if self.targets is None else self.targets[rows],
             target_offset=None if self.target_offset is None else self.target_offset[chosen],
-            weights=None if self.weights is None else self.weights[rows],
         )
 
     def neighbours(self, k: int, *, radius_um: float = np.inf, self_included: bool = False) -> Neighbourhood:

@@ -44,11 +44,22 @@ def real_data():
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., Store]:
-    """Write a store of small made-up slides whose counts follow two feature dimensions."""
+    """Write a store of small made-up slides whose counts follow one feature of each view.
 
-    def make(slides: dict[str, tuple[str, int]], *, dim: int = 8, n_genes: int = 12, seed: int = 0) -> Store:
+    Features carry a shift and a scale of their slide, depths differ widely, and the density control knows nothing.
+    """
+
+    def make(
+        slides: dict[str, tuple[str, int]],
+        *,
+        dim: int = 8,
+        n_genes: int = 60,
+        seed: int = 0,
+        views: tuple[str, ...] = ("20x",),
+    ) -> Store:
         rng = np.random.default_rng(seed)
-        loading = np.random.default_rng(99).normal(size=(2, n_genes))
+        loading = np.random.default_rng(99).normal(size=(2 if len(views) == 1 else len(views), n_genes))
+        level = np.random.default_rng(98).normal(size=n_genes)
         root = tmp_path / "store"
         for slide_id, (patient_id, n) in slides.items():
             side = int(np.ceil(np.sqrt(n)))
@@ -63,15 +74,20 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
             )
             write_slide(slide_path(root, slide_id), record, thumbnail=np.full((20, 20, 3), 200, np.uint8))
             write_patches(patches_path(root, slide_id), place, slide_id=slide_id)
-            features = rng.normal(size=(n, dim)).astype(np.float32)
-            for key, values in (("toy@20x", features), ("haematoxylin@20x", features[:, :1] * 0.1 + 1.0)):
+            latent = {f"toy@{view}": rng.normal(size=(n, dim)) for view in views}
+            stored = {key: values * rng.uniform(0.3, 3) + rng.normal(size=dim) for key, values in latent.items()}
+            stored["haematoxylin@20x"] = rng.uniform(0.1, 0.9, size=(n, 1))
+            for key, values in stored.items():
                 header = FeatureHeader(
                     slide_id, f"print of {key}", {"licence": "none"}, 0.5, 112.0, 1.0, "fp32", place.digest, 0.5, "none"
                 )
                 with write_features(features_path(root, slide_id, key=key), header, shape=values.shape) as writer:
-                    writer.append(values)
-            depth = rng.lognormal(7, 0.3, size=(n, 1))
-            share = np.exp(features[:, :2] @ loading * 0.5)
+                    writer.append(values.astype(np.float32))
+            signal = np.stack([values[:, 0] for values in latent.values()], axis=1)  # (n, n_views)
+            if len(views) == 1:
+                signal = latent["toy@20x"][:, :2]
+            share = np.exp(signal @ loading * 0.5 + level)
+            depth = rng.lognormal(7.5, 0.8, size=(n, 1))
             counts = rng.poisson(depth * share / share.sum(1, keepdims=True))
             genes = np.array([f"gene{g}" for g in range(n_genes)], dtype=np.str_)
             expression = Expression(csr_matrix(counts.astype(np.float32)), genes, place.barcode)

@@ -135,6 +135,14 @@ def test_demo_on_slides_without_counts_stops_after_the_features(run, real_data, 
     assert "no heads to compare" in err
 
 
+def test_demo_does_not_mix_two_cohorts(run, cohort, real_data, tmp_path):
+    slide = real_data / "slides" / "CMU-1-Small-Region.svs"
+    assert run("demo", "--data", slide, "--views", "5x", "--out", tmp_path / "d")[0] == 0
+    code, _, err = run("demo", "--data", cohort, "--views", "5x", "--out", tmp_path / "d")
+    assert code == 2
+    assert "holds another cohort (CMU-1-Small-Region, ...): choose another folder" in err
+
+
 def test_version_is_printed(run):
     code, out, _ = run("--version")
     assert code == 0

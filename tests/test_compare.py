@@ -157,6 +157,64 @@ def test_nothing_learnt_depends_on_test_counts(store):
     assert not np.allclose(after.truth, before.truth)
 
 
+def test_spots_without_counts_are_left_out_and_named(store):
+    before = record(compare(store, options=FAST), "ridge", "all")["pcc_slide_mean"]
+    for slide in ("B0", "C1"):
+        path = expression_path(store.path, slide)
+        old = read_expression(path)
+        path.unlink()
+        seen = np.ones(old.counts.shape[0]) if slide == "B0" else np.zeros(old.counts.shape[0])
+        seen[:6] = 0
+        emptied = Expression(old.counts.multiply(seen[:, None]).tocsr(), old.genes, old.barcode)
+        write_expression(path, emptied, store.patches(slide), slide_id=slide)
+    found = compare(Store(store.path), options=FAST)
+    assert found.warnings[-2:] == ("38 spots without any count are left out (B0 6, C1 32)", "no spot is left of C1")
+    assert record(found, "ridge", "all")["pcc_slide_mean"] == pytest.approx(before, abs=0.08)
+    assert record(found, "ridge", "B")["n_test"] == 30 - 6 + 32
+
+
+def test_a_feature_that_only_one_slide_has_does_not_ruin_the_offsets(make_store):
+    store = make_store({f"{p}{i}": (p, 20) for p in "ABCDEF" for i in range(2)})
+    protocol = get_protocol("strict")
+    table = store.table("toy@20x")
+    parts = [np.array(part) for part in table.columns["toy@20x"].parts]
+    for i, part in enumerate(parts):
+        part[:, 7] = 0
+        part[0, 7] = 2.0 if i == 0 else 1e-4
+    odd = replace(table, columns={"toy@20x": replace(table.columns["toy@20x"], parts=tuple(parts))})
+    fold = outer_folds(protocol, table.slide_ids, table.patient_ids)[0]
+    usual, strange = (prepare(prepare_cohort(one, protocol), fold, protocol) for one in (table, odd))
+    assert np.abs(strange.test.target_offset - usual.test.target_offset).max() < 1.0
+
+
+def test_features_can_be_left_as_they_are_and_the_record_says_so(store):
+    plain = compare(store, options=replace(FAST, standardise="none"))
+    assert record(plain, "ridge", "A")["preprocessing"]["features"] == "as stored"
+    assert (
+        record(plain, "ridge", "all")["pcc_slide_mean"]
+        < record(compare(store, options=FAST), "ridge", "all")["pcc_slide_mean"]
+    )
+    assert not any("transductive" in said for said in plain.protocols[0].declares)
+
+
+def test_protocols_are_run_once_and_a_patient_called_all_is_refused(make_store):
+    store = make_store({"a1": ("A", 20), "b1": ("B", 20), "c1": ("all", 20)})
+    with pytest.raises(ProtocolError, match="is called 'all'"):
+        compare(store, options=FAST)
+    found = compare(store, options=replace(FAST, protocols=("strict-slide", "strict-slide")))
+    assert len([r for r in found.records if (r["head"], r["fold"]) == ("ridge", "a1")]) == 1
+
+
+def test_a_head_that_fails_costs_itself(store, monkeypatch):
+    def broken(self, table):
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr("tissuary.heads.knn.NearestNeighbours.fit", broken)
+    found = compare(store, options=replace(FAST, heads=("ridge", "knn")))
+    assert found.skipped == (("knn (strict)", "LinAlgError on fold A: did not converge"),)
+    assert record(found, "ridge", "all")
+
+
 def test_ten_training_slides_predict_the_offset_from_slide_features(make_store):
     store = make_store({f"{p}{i}": (p, 12) for p in "ABCDEF" for i in range(2)})
     protocol = get_protocol("strict")
@@ -184,6 +242,7 @@ def test_a_head_without_its_input_is_named_and_the_others_go_on(store):
         features_path(store.path, slide, key="haematoxylin@20x").unlink()
     found = compare(Store(store.path), options=FAST)
     assert [head for head, _ in found.skipped] == ["density (strict)"]
+    assert found.warnings[-1] == "control density was not run under strict, so the floor shown may be too low"
     assert "featurize the slides again" in found.skipped[0][1]
     assert record(found, "ridge", "all")["pcc_slide_mean"] > 0.3
 
@@ -223,7 +282,7 @@ def test_feature_choice_is_explicit_where_there_is_a_choice(store):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
     grown = Store(store.path)
-    with pytest.raises(StoreError, match="features of other, toy on 'spots' .*choose with `--backbone NAME`"):
+    with pytest.raises(StoreError, match=r"features of other, toy on 'spots'.*`--backbone NAME`"):
         feature_keys(grown)
     assert feature_keys(grown, backbone="toy") == ("toy@native", "toy@20x", "toy@5x")
     assert feature_keys(grown, backbone="toy", views=("5x", "20x")) == ("toy@5x", "toy@20x")

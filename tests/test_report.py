@@ -165,16 +165,16 @@ def test_the_plot_has_a_dot_per_fold_and_the_mean():
     assert float(first["cx"].rstrip("%")) == pytest.approx(100 * (0.2 + 0.018) / 0.336, abs=0.01)
 
 
-def test_a_head_above_every_patient_of_the_best_control_wins():
+def test_a_head_above_every_control_for_two_patients_is_ahead_and_not_settled():
     said = verdict(standings(comparison(*USUAL))[0])
 
-    assert said.outcome == "beats"
+    assert said.outcome == "ahead"
     assert said.sentence == (
         "The best of 2 heads, ridge, scores 0.250 (patients B 0.200, C 0.300), "
         "0.100 above the best control, coordinates (0.150)."
     )
     assert "2 of 2 patients" in said.notes[0]
-    assert "too few patients" in said.notes[0]
+    assert "nothing is settled: more known patients are needed" in said.notes[0]
 
 
 def test_no_head_above_the_controls_is_said_plainly():
@@ -192,7 +192,23 @@ def test_a_margin_that_one_patient_makes_is_not_called_a_win():
 
     assert said.outcome == "unclear"
     assert said.sentence.startswith("No head is clearly above the controls: mlp")
-    assert "ahead of that control for 1 of 2 patients" in said.notes[0]
+    assert "ahead of every control for 1 of 2 patients" in said.notes[0]
+
+
+def test_every_patient_has_its_own_best_control():
+    head = run("mlp", {"B": 0.3, "C": 0.3})
+    uneven = run("coordinates", {"B": 0.4, "C": 0.0}, control=True)
+    said = verdict(standings(comparison(head, uneven, run("density", {"B": 0.1, "C": 0.1}, control=True)))[0])
+
+    assert said.outcome == "unclear"
+    assert "ahead of every control for 1 of 2 patients" in said.notes[0]
+
+
+def test_a_score_below_zero_beats_nothing():
+    head = run("mlp", {"B": -0.05, "C": -0.05})
+    said = verdict(standings(comparison(head, run("density", {"B": -0.1, "C": -0.1}, control=True)))[0])
+
+    assert said.outcome == "fails"
 
 
 def test_from_five_patients_on_the_interval_of_the_margin_decides():

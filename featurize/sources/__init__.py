@@ -1,4 +1,4 @@
-"""Where cohorts come from: one file a source, each a function from a path to samples."""
+"""Where cohorts come from: one file a source, each a function from a path to samples and what had to be refused."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...store.errors import CohortError
-from ..cohort import Sample
+from ..cohort import Refused, Sample
 from .manifest import MANIFEST_NAMES, MANIFEST_SUFFIXES, manifest_samples
 from .slides import image_files, slide_samples
 from .st import st_root, st_samples
 
-SOURCES: dict[str, Callable[[Path], tuple[Sample, ...]]] = {
+SOURCES: dict[str, Callable[[Path], tuple[Sample | Refused, ...]]] = {
     "manifest": manifest_samples,
     "st": st_samples,
     "slides": slide_samples,

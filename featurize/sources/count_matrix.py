@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from ...store.arrays import Strings
 from ...store.errors import CohortError
+from .access import reading
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,13 @@ def read_text(path: Path) -> bytes:
     Raises
     ------
     CohortError
-        If it is missing or truncated.
+        If it is missing, truncated, or may not be read.
     """
-    if not path.is_file():
-        msg = f"{path} does not exist: correct the path in the manifest, or add the file"
-        raise CohortError(msg)
-    data = path.read_bytes()
+    with reading(path):
+        if not path.is_file():
+            msg = f"{path} does not exist: correct the path in the manifest, or add the file"
+            raise CohortError(msg)
+        data = path.read_bytes()
     if not data.startswith(b"\x1f\x8b"):
         return data
     try:

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 
-from ...store.arrays import Ints
+from ...store.arrays import Floats, Ints
 from ...store.errors import CohortError
 from ..cohort import Measured, Spots
+from .access import reading
 from .count_matrix import CountMatrix, checked_matrix
 
 ARRAY = ("array_row", "array_col")
+
+_DAMAGED = (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError)
+"""What anndata and h5py raise on files that are damaged or of another kind."""
 
 
 def read_h5ad(path: Path) -> Measured:
@@ -29,7 +33,7 @@ def read_h5ad(path: Path) -> Measured:
     if "spatial" not in adata.obsm:
         msg = f'{path} has no obsm["spatial"]: add centres in level-0 pixels, or name a table of spots in the manifest'
         raise CohortError(msg)
-    center = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    center = _numbers(adata.obsm["spatial"], f'{path}: obsm["spatial"]')
     if center.ndim != 2 or center.shape[1] != 2 or not np.isfinite(center).all():
         msg = f'{path}: obsm["spatial"] has shape {center.shape}; wanted x and y of every spot, all finite numbers'
         raise CohortError(msg)
@@ -53,13 +57,31 @@ def read_h5ad_counts(path: Path) -> CountMatrix:
 def _read(path: Path) -> Any:
     import anndata
 
-    if not path.is_file():
-        msg = f"{path} does not exist: correct the path in the manifest, or add the file"
-        raise CohortError(msg)
+    with reading(path):
+        if not path.is_file():
+            msg = f"{path} does not exist: correct the path in the manifest, or add the file"
+            raise CohortError(msg)
     try:
         return anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        msg = f"{path} cannot be read as AnnData ({str(error).splitlines()[0]}): it is damaged or of another kind"
+    except _DAMAGED as error:
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        msg = f"{path} cannot be read as AnnData ({cause}): it is damaged or of another kind"
+        raise CohortError(msg) from error
+
+
+def _numbers(positions: Any, what: str) -> Floats:
+    """Positions as float64; a table with named columns is one of numbers too."""
+    wanted = "wanted a dense array of numbers, x and y of every spot in level-0 pixels"
+    if issparse(positions):
+        msg = f"{what} is sparse ({type(positions).__name__}); {wanted}"
+        raise CohortError(msg)
+    values = np.asarray(positions)
+    try:
+        if values.dtype.kind not in "iufO":
+            raise TypeError
+        return values.astype(np.float64)
+    except (ValueError, TypeError) as error:
+        msg = f"{what} holds {_kind(values)}; {wanted}"
         raise CohortError(msg) from error
 
 
@@ -68,7 +90,31 @@ def _matrix(adata: Any, path: Path) -> CountMatrix:
         msg = f"{path} has no X: raw counts are wanted there"
         raise CohortError(msg)
     barcode, genes = (np.array(names.astype(str), dtype=np.str_) for names in (adata.obs_names, adata.var_names))
-    return checked_matrix(path, barcode, genes, csr_matrix(adata.X))
+    return checked_matrix(path, barcode, genes, _counts(adata.X, (len(barcode), len(genes)), path))
+
+
+def _counts(matrix: Any, shape: tuple[int, int], path: Path) -> csr_matrix:
+    """`X` as compressed rows of numbers."""
+    values = matrix if issparse(matrix) else np.asarray(matrix)
+    if values.dtype.kind not in "biuf" or values.shape != shape:
+        msg = (
+            f"{path}: X holds {_kind(values)} of shape {values.shape}; wanted raw counts, numbers of shape {shape} "
+            "(spots, genes)"
+        )
+        raise CohortError(msg)
+    try:
+        # scipy has no half precision.
+        counts = csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
+        counts.check_format(full_check=True)  # an index beyond the matrix would be followed into foreign memory
+    except (ValueError, TypeError) as error:
+        msg = f"{path}: X is no sound matrix ({error}); wanted raw counts of shape {shape} (spots, genes)"
+        raise CohortError(msg) from error
+    return counts
+
+
+def _kind(values: Any) -> str:
+    """What an array that should hold numbers holds."""
+    return "text" if values.dtype.kind in "OSUT" else str(values.dtype)
 
 
 def _array(adata: Any, path: Path) -> Ints | None:

@@ -12,9 +12,15 @@ from .count_matrix import CountMatrix
 
 log = logging.getLogger(__name__)
 
+MAX_UNMATCHED = 0.10
+"""Share of the spots, or of the count rows, that may lack a partner before it is worth a warning."""
+
 
 def join(slide_id: str, spots: Spots, matrix: CountMatrix) -> Measured:
     """Keep what has both a position and counts, in the order of the spots; the log says how much was dropped.
+
+    Where more than `MAX_UNMATCHED` of either was, it warns: a few are cut at the border of the tissue, many mean that
+    the two files name their spots in different ways.
 
     Raises
     ------
@@ -31,12 +37,24 @@ def join(slide_id: str, spots: Spots, matrix: CountMatrix) -> Measured:
             "genes, with the same barcodes in both files."
         )
         raise CohortError(msg)
-    log.info(
-        "slide %s: %d spots with counts; dropped %d spots without counts and %d count rows without a spot",
-        slide_id,
-        len(kept),
-        len(rows) - len(kept),
-        len(matrix.barcode) - len(kept),
-    )
+    _tell(slide_id, spots=len(rows), count_rows=len(matrix.barcode), kept=len(kept))
     array = None if spots.array is None else spots.array[kept]
     return Measured(Spots(spots.barcode[kept], spots.center_px[kept], array), matrix.counts[rows[kept]], matrix.genes)
+
+
+def _tell(slide_id: str, *, spots: int, count_rows: int, kept: int) -> None:
+    """Log what found no partner: as a warning, with the mend, where it is much."""
+    dropped = (
+        f"slide {slide_id}: {kept} spots with counts; dropped {spots - kept} spots without counts and "
+        f"{count_rows - kept} count rows without a spot"
+    )
+    if max(1 - kept / spots, 1 - kept / count_rows) <= MAX_UNMATCHED:
+        log.info("%s", dropped)
+        return
+    log.warning(
+        "%s, of %d spots and %d count rows. Are the barcodes of one kind in both files, and both files of this slide? "
+        "If so, and the rest lies beside the tissue, nothing is wrong.",
+        dropped,
+        spots,
+        count_rows,
+    )

@@ -22,6 +22,9 @@ COLUMNS = ("slide_id", "patient_id", "image", "mpp", "pitch_um", "counts", "spot
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 
+NOT_SAID = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
+"""Patient cells, in lower case, by which programs and people say that they do not know."""
+
 Row = dict[str, str]
 
 
@@ -81,9 +84,10 @@ def _sample(row: Row, manifest: Path, *, where: str) -> Sample:
     if not slide_id or not image:
         msg = f"{where}: slide_id is {slide_id!r} and image {image!r}; both must be said"
         raise CohortError(msg)
+    patient = row.get("patient_id", "")
     return Sample(
         slide_id,
-        row.get("patient_id") or unknown_patient(slide_id),
+        unknown_patient(slide_id) if patient.lower() in NOT_SAID else patient,
         manifest.parent / image,
         mpp=_positive(row, "mpp", where),
         pitch_um=_positive(row, "pitch_um", where),

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from ...store.errors import CohortError
-from ..cohort import Measured, Sample
+from ..cohort import Measured, Refused, Sample
+from .access import reading
 from .count_matrix import read_count_table
 from .joining import join
 from .slides import image_files
@@ -25,13 +26,15 @@ def st_root(source: Path) -> Path | None:
     return next((root for root in (source, source / "data") if (root / "ST-imgs").is_dir()), None)
 
 
-def st_samples(source: Path) -> tuple[Sample, ...]:
+def st_samples(source: Path) -> tuple[Sample | Refused, ...]:
     """One sample a section, by patient and section; the patient is the folder's name.
+
+    A section that does not have exactly one image is refused, and the others go on.
 
     Raises
     ------
     CohortError
-        If the layout is not there, or a section does not have exactly one image.
+        If the layout is not there.
     """
     root = st_root(source)
     if root is None:
@@ -44,19 +47,30 @@ def st_samples(source: Path) -> tuple[Sample, ...]:
     return tuple(_sample(root, patient, section) for patient, section in sections)
 
 
-def _sample(root: Path, patient: Path, section: Path) -> Sample:
-    images = image_files(section)
+def _sample(root: Path, patient: Path, section: Path) -> Sample | Refused:
+    try:
+        image = _only_image(section)
+    except CohortError as error:
+        return Refused(section.name, error)
+    return Sample(section.name, patient.name, image, read_measured=partial(_read, root, section.name))
+
+
+def _only_image(section: Path) -> Path:
+    with reading(section):
+        images = image_files(section)
     if len(images) != 1:
         found = ", ".join(image.name for image in images) or "none"
         msg = f"{section} must hold exactly one image, found {found}: add it, or move the others away"
         raise CohortError(msg)
-    return Sample(section.name, patient.name, images[0], read_measured=partial(_read, root, section.name))
+    return images[0]
 
 
 def _read(root: Path, section: str) -> Measured:
     folder = root / "ST-cnts"
     plain = folder / f"{section}.tsv"
-    counts = plain if plain.is_file() else folder / f"{section}.tsv.gz"
+    with reading(plain):
+        is_plain = plain.is_file()
+    counts = plain if is_plain else folder / f"{section}.tsv.gz"
     spots = read_spots(root / "ST-spotfiles" / f"{section}_selection.tsv")
     return join(section, spots, read_count_table(counts))
 

@@ -88,7 +88,8 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
-    steps = options.epochs * sum(1 for _ in _batches(rows.slide, options.batch, torch.Generator()))
+    in_epoch = sum(1 for _ in _batches(rows.slide, options.batch, torch.Generator()))
+    steps, usual = options.epochs * in_epoch, rows.weight.sum() / in_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, options.warmup))
     module.train()
     curve = []
@@ -97,6 +98,7 @@ def train(
         for index in _batches(rows.slide, options.batch, generator):
             part = rows.rows(index)
             loss = regression_loss(module(part.x), part.y, part.weight, pearson_weight=options.pearson_weight)
+            loss = loss * (part.weight.sum() / usual)  # a shallow or small slide moves the weights less
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), options.clip)

@@ -10,6 +10,7 @@ import numpy as np
 from ...store.arrays import Floats
 from ...store.errors import ProtocolError
 from .metrics import FoldScore, mean_of_defined
+from .splits import UNKNOWN_PREFIX
 
 MIN_PATIENTS_FOR_INTERVAL = 5
 BOOTSTRAP_DRAWS = 2000
@@ -143,12 +144,13 @@ def bootstrap_interval(
     -------
     tuple of float or None
         The 2.5th and 97.5th percentile; None where fewer than five patients have a defined value, for then the
-        bootstrap has too few different cohorts to draw from.
+        bootstrap has too few different cohorts to draw from, or where a patient is unknown, for then slides of one
+        patient may be drawn as several.
     """
     defined = ~np.isnan(slide_values)
     # Sorted patients: the interval does not depend on the order of folds.
     names, patient = np.unique(np.asarray(patients, dtype=str)[defined], return_inverse=True)
-    if len(names) < MIN_PATIENTS_FOR_INTERVAL:
+    if len(names) < MIN_PATIENTS_FOR_INTERVAL or any(name.startswith(UNKNOWN_PREFIX) for name in names):
         return None
     sums = np.bincount(patient, weights=slide_values[defined])  # (n_patients,)
     counts = np.bincount(patient)

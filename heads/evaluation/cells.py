@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 SCORES = ("pcc_slide_mean", "pcc_slide_median", "pcc_pooled", "pcc_heg50", "pcc_hvg50", "mse", "mae")
 COUNTS = ("nan_genes", "nan_slides", "constant")
 
+UNFORESEEN = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
+"""What linear algebra and training raise when they fail: it costs the head, not the comparison."""
+
 
 @dataclass
 class Results:
@@ -72,6 +75,10 @@ def run_cell(
         )
     except HeadError as error:
         results.skip(protocol.name, name, str(error))
+        return
+    except UNFORESEEN as error:
+        log.warning("head %s on fold %s", name, fold.name, exc_info=True)
+        results.skip(protocol.name, name, f"{type(error).__name__} on fold {fold.name}: {error}")
         return
     results.records.append(
         {

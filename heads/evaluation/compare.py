@@ -14,11 +14,12 @@ from ...store.table import Table
 from ..registry import HEADS, resolve_heads
 from .cells import Results, add_aggregates, run_cell
 from .comparison import Comparison
-from .feature_choice import DENSITY, feature_keys
+from .feature_choice import feature_keys
 from .gene_maps import gene_maps
 from .preparation import prepare, prepare_cohort
-from .protocols import get_protocol
+from .protocols import FeatureStandardisation, Protocol, get_protocol, with_preprocessing
 from .splits import outer_folds, patient_warnings
+from .usable import usable_table
 
 VERSIONS = ("tissuary", "torch", "numpy", "scipy", "scikit-learn", "scanpy")
 
@@ -40,6 +41,8 @@ class CompareOptions:
         Part of the feature keys before the `@`; the store's only one where not given.
     views
         Views side by side; all that the backbone has where empty.
+    standardise
+        "slide" or "none" in place of what the protocols say of features; the records declare it.
     """
 
     heads: tuple[str, ...] = ("all",)
@@ -47,6 +50,7 @@ class CompareOptions:
     backbone: str | None = None
     views: tuple[str, ...] = ()
     patches: str = SPOTS
+    standardise: FeatureStandardisation | None = None
     seed: int = 0
 
 
@@ -64,10 +68,10 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
         If a head, protocol or feature key does not exist, or the cohort is too small for the protocol.
     """
     options = options or CompareOptions()
-    protocols = tuple(get_protocol(name) for name in options.protocols)
+    protocols = tuple(_protocol(name, options) for name in dict.fromkeys(options.protocols))
     names = resolve_heads([*options.heads, *(name for name, entry in HEADS.items() if entry.control)])
     keys = feature_keys(store, backbone=options.backbone, views=options.views, patches=options.patches)
-    table = _table(store, keys, patches=options.patches)
+    table, warnings = usable_table(store, keys, patches=options.patches)
     plans = [(protocol, outer_folds(protocol, table.slide_ids, table.patient_ids)) for protocol in protocols]
     total = sum(len(folds) for _, folds in plans) * len(names)
     results, done = Results(), 0
@@ -86,28 +90,27 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
     return Comparison(
         protocols=protocols,
         records=tuple(results.records),
-        warnings=(*patient_warnings(table.patient_ids), *_left_out(store, table)),
+        warnings=(*patient_warnings(table.patient_ids), *warnings, *_missing_controls(results)),
         skipped=tuple((f"{name} ({protocol})", reason) for (protocol, name), reason in results.skipped.items()),
         maps=gene_maps(store, results.records, results.held_out),
         provenance=_provenance(store, keys, table, options=options),
     )
 
 
-def _table(store: Store, keys: tuple[str, ...], *, patches: str) -> Table:
-    """All slides that have features and counts, with the density control where each of them has it."""
-    slides = store.slides_with(keys, patches=patches, expression=True)
-    density = [
-        key
-        for key in store.keys(patches)
-        if FeatureKey.parse(key).backbone == DENSITY and set(slides) <= set(store.slides_with([key], patches=patches))
-    ]
-    return store.table(keys, patches=patches, control_keys=density[:1])
+def _missing_controls(results: Results) -> tuple[str, ...]:
+    """A sentence for each control that did not run: without it the floor may lie lower than it should."""
+    return tuple(
+        f"control {name} was not run under {protocol}, so the floor shown may be too low"
+        for protocol, name in results.skipped
+        if HEADS[name].control
+    )
 
 
-def _left_out(store: Store, table: Table) -> tuple[str, ...]:
-    """A sentence on slides of the store that cannot take part."""
-    missing = sorted(set(store.slide_ids) - set(table.slide_ids))
-    return (f"{len(missing)} slides lack counts or features and are left out: {', '.join(missing)}",) if missing else ()
+def _protocol(name: str, options: CompareOptions) -> Protocol:
+    protocol = get_protocol(name)
+    if options.standardise is None:
+        return protocol
+    return with_preprocessing(protocol, feature_standardisation=options.standardise)
 
 
 def _provenance(store: Store, keys: tuple[str, ...], table: Table, *, options: CompareOptions) -> dict[str, object]:
@@ -136,4 +139,6 @@ def _command(store: Store, options: CompareOptions) -> str:
         words += ["--backbone", options.backbone]
     if options.views:
         words += ["--views", *options.views]
+    if options.standardise:
+        words += ["--standardise", options.standardise]
     return " ".join([*words, "--seed", str(options.seed)])

@@ -35,11 +35,11 @@ def gene_maps(
     The best gene has the highest within-slide correlation averaged over test slides; the median gene the middle one.
     Each is shown on the slide whose own correlation is the median over slides, so that the picture is typical.
     """
-    whole = [r for r in records if r["fold"] == "all" and not r["control"]]
+    whole = [r for r in records if r["fold"] == "all" and not r["control"] and np.isfinite(_score(r))]
     if not whole:
         return ()
     first = [r for r in whole if r["protocol"] == records[0]["protocol"]] or whole
-    best = max(first, key=lambda r: float(str(r["pcc_slide_mean"])))
+    best = max(first, key=_score)
     held = held_out[str(best["protocol"]), str(best["head"])]
     scores = _scores_by_gene(held)
     ranked = sorted(scores, key=lambda gene: float(np.mean(list(scores[gene].values()))), reverse=True)
@@ -51,17 +51,20 @@ def gene_maps(
     )
 
 
+def _score(record: Record) -> float:
+    return float(str(record["pcc_slide_mean"]))
+
+
 def _scores_by_gene(held: Sequence[HeldOut]) -> dict[str, dict[str, float]]:
-    """Gene -> slide -> correlation, for genes in the panel of every fold and defined on every slide."""
+    """Gene -> slide -> correlation, for genes that are defined on as many slides as any gene is."""
     scores: dict[str, dict[str, float]] = {}
-    slides = 0
     for one in held:
         for slide, row in zip(one.scored.score.slides, one.scored.score.pearson, strict=True):
-            slides += 1
             for gene, pcc in zip(one.test.panel, row, strict=True):
                 if np.isfinite(pcc):
                     scores.setdefault(gene, {})[one.test.slide_ids[slide]] = float(pcc)
-    return {gene: by_slide for gene, by_slide in scores.items() if len(by_slide) == slides}
+    most = max(map(len, scores.values()), default=0)
+    return {gene: by_slide for gene, by_slide in scores.items() if len(by_slide) == most}
 
 
 def _map(

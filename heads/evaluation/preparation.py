@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from ...store.arrays import Floats, Ints
 from ...store.errors import ProtocolError
 from ...store.table import Table, standardise
-from ..closed_form import ridge_path
-from ..controls import slide_features
+from ..slide_level import SlideRidge
 from .panels import Panel, heg_panel, hvg_within
 from .protocols import Protocol
 from .splits import Fold
 from .targets import centre_by_slide, cp10k_log1p, median_depth, slide_mean, spot_weights
+
+log = logging.getLogger(__name__)
 
 MIN_SLIDES_FOR_OFFSET_RIDGE = 10
 
@@ -28,7 +30,7 @@ class Prepared:
     Attributes
     ----------
     train
-        Table with targets, offsets and weights.
+        Table with targets, the mean of each slide, and weights.
     test
         Table with predicted offsets and neither targets nor counts: a head cannot look.
     truth
@@ -103,9 +105,10 @@ def prepare(cohort: Cohort, fold: Fold, protocol: Protocol) -> Prepared:
     half = median_depth(train.depth)
     offsets = slide_mean(y, train.slide)[1]  # (n_train_slides, n_panel)
     centred = protocol.target_centring == "slide"
-    if not centred:
-        offsets = np.zeros_like(offsets)
-    predicted, rule = _predict_offsets(train, test, offsets)
+    if centred:
+        predicted, rule = _predict_offsets(train, test, offsets)
+    else:  # heads predict whole targets; controls still learn from the levels of the training slides
+        predicted, rule = np.zeros((len(test.slide_ids), offsets.shape[1])), "none: part of the prediction"
     weights = spot_weights(train.depth, half) if protocol.spot_weight == "depth" else np.ones(len(train))
     train = replace(
         train,
@@ -115,14 +118,18 @@ def prepare(cohort: Cohort, fold: Fold, protocol: Protocol) -> Prepared:
     )
     test = replace(test, depth=None, target_offset=np.asarray(predicted, dtype=np.float32))
     preprocessing = {
-        "features": f"z-scored within {protocol.feature_standardisation}",
+        "features": "as stored" if protocol.feature_standardisation == "none" else "z-scored per slide",
         "target": protocol.target,
         "target_centring": protocol.target_centring,
         "slide_offset": rule,
         "spot_weight": protocol.spot_weight,
         "half_weight_depth": half,
     }
-    hvg50 = hvg_within(y, train.slide)
+    try:
+        hvg50 = hvg_within(y, train.slide)
+    except ProtocolError as error:  # training slides of one spot: only this score is undefined
+        log.warning("pcc_hvg50 is undefined: %s", error)
+        hvg50 = np.array([], dtype=np.int64)
     return Prepared(train, test, truth.astype(np.float32), panel, hvg50, preprocessing)
 
 
@@ -131,10 +138,7 @@ def _predict_offsets(train: Table, test: Table, offsets: Floats) -> tuple[Floats
     mean = np.broadcast_to(offsets.mean(axis=0), (len(test.slide_ids), offsets.shape[1]))
     if len(train.slide_ids) < MIN_SLIDES_FOR_OFFSET_RIDGE:
         return mean, "training mean"
-    x, unseen = slide_features(train), slide_features(test)
-    centre, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-    path = ridge_path((x - centre) / spread, offsets, np.ones(len(x)))
-    return path.predict((unseen - centre) / spread, (float(x.shape[1]),))[0], "ridge on slide-mean features"
+    return SlideRidge.fit(train, offsets).predict(test), "ridge on slide-mean features"
 
 
 def _rows(matrix: Any, table: Table, slides: tuple[int, ...]) -> Any:

@@ -16,7 +16,12 @@ from .score_plot import score_plot
 from .standings import Standing, standings
 from .verdict import verdict
 
-OUTCOME_WORDS = {"beats": "above the floor", "unclear": "not settled", "fails": "below the floor"}
+OUTCOME_WORDS = {
+    "beats": "above the floor",
+    "ahead": "ahead, too few patients to settle",
+    "unclear": "not settled",
+    "fails": "not above the floor",
+}
 COLOUR_NOTE = (
     "Each map has its own colours, from the 1st to the 99th percentile of its values, since predictions span less "
     "than counts do: compare the patterns by colour and the sizes by the numbers under the bars. Spots are held out: "

@@ -10,6 +10,7 @@ from ...store.errors import ProtocolError
 from .protocols import Protocol
 
 UNKNOWN_PREFIX = "unknown:"
+ALL = "all"
 # Inner selection leaves patients out from three training patients on, else slides from three training slides on.
 MIN_INNER_GROUPS = 3
 
@@ -59,6 +60,9 @@ def outer_folds(protocol: Protocol, slide_ids: Sequence[str], patient_ids: Seque
     """
     _check_slides(slide_ids, patient_ids)
     groups = _grouped(patient_ids if protocol.split == "patient" else slide_ids)
+    if ALL in groups:
+        msg = f"A {protocol.split} is called {ALL!r}, the name of the average over folds; rename it in the manifest."
+        raise ProtocolError(msg)
     if len(groups) < 2:
         raise ProtocolError(_too_few(protocol, slide_ids, patient_ids))
     folds = tuple(

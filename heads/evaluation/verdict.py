@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from .leaderboard_rows import Row
 from .numerals import plural, range_text, score_text
 from .standings import Standing
 
-Outcome = Literal["beats", "unclear", "fails"]
+Outcome = Literal["beats", "ahead", "unclear", "fails"]
 
 # From this many patients on a sentence gives their range, for nobody reads a longer list.
 MAX_PATIENTS_LISTED = 5
@@ -25,8 +26,9 @@ class Verdict:
     Parameters
     ----------
     outcome
-        ``"beats"``: the best head is above the best control, for every patient or with an interval of the margin
-        above zero; ``"unclear"``: above on the mean only, or nothing to compare with; ``"fails"``: not above.
+        ``"beats"``: the interval of the best head's margin over each patient's best control lies above zero;
+        ``"ahead"``: it is above every control for every patient, and these are too few for an interval;
+        ``"unclear"``: above on the mean only, or nothing to compare with; ``"fails"``: not above, or not above 0.
     sentence
         The verdict.
     notes
@@ -54,19 +56,19 @@ def verdict(standing: Standing) -> Verdict:
         return Verdict("unclear", _capital(sentence), tuple(notes))
     control = standing.controls[0]
     margin = best.score - floor
-    if margin <= 0:
+    if margin <= 0 or best.score <= 0:
         sentence = (
             f"No head beats the controls: {field} scores {score_text(best.score)}{_spread(best)}, "
             f"{_distance(margin)} the best control, {control.label} ({score_text(floor)})."
         )
         return Verdict("fails", sentence, tuple(notes))
-    sure, reasons = _certainty(best, control)
-    opening = field if sure else f"No head is clearly above the controls: {field}"
+    outcome, reasons = _certainty(best, standing.controls)
+    opening = f"No head is clearly above the controls: {field}" if outcome == "unclear" else field
     sentence = (
         f"{opening} scores {score_text(best.score)}{_spread(best)}, "
         f"{_distance(margin)} the best control, {control.label} ({score_text(floor)})."
     )
-    return Verdict("beats" if sure else "unclear", _capital(sentence), (*reasons, *notes))
+    return Verdict(outcome, _capital(sentence), (*reasons, *notes))
 
 
 def _field(n_heads: int, best: Row) -> str:
@@ -94,23 +96,28 @@ def _distance(margin: float) -> str:
     return f"{amount} {'above' if margin > 0 else 'below'}"
 
 
-def _certainty(best: Row, control: Row) -> tuple[bool, tuple[str, ...]]:
-    """Compare head and control patient by patient, which is fairer than comparing two intervals."""
-    ours, theirs = best.per_patient, control.per_patient
-    patients = [patient for patient in ours if patient in theirs]
+def _certainty(best: Row, controls: Sequence[Row]) -> tuple[Outcome, tuple[str, ...]]:
+    """Compare the head, patient by patient, with the control that is best for that patient."""
+    floor: dict[str, float] = {}
+    for control in controls:
+        for patient, score in control.per_patient.items():
+            if not np.isnan(score):
+                floor[patient] = max(score, floor.get(patient, score))
+    patients = [patient for patient in best.per_patient if patient in floor]
     if not patients:
-        return False, ("There are no scores per patient, so nothing says how steady the margin is.",)
-    differences = np.array([ours[patient] - theirs[patient] for patient in patients])  # (n_patients,)
+        return "unclear", ("There are no scores per patient, so nothing says how steady the margin is.",)
+    differences = np.array([best.per_patient[patient] - floor[patient] for patient in patients])  # (n_patients,)
     ahead = int((differences > 0).sum())
-    note = f"It is ahead of that control for {ahead} of {plural(len(patients), 'patient')}."
+    note = f"It is ahead of every control for {ahead} of {plural(len(patients), 'patient')}."
     interval = bootstrap_interval(differences, patients)
     if interval is None:
-        few = f"{note} That is too few patients for an interval."
-        return ahead == len(patients), (few,)
+        few = f"{note} That is no ground for an interval, so nothing is settled: more known patients are needed."
+        return ("ahead" if ahead == len(patients) else "unclear"), (few,)
     sure = interval[0] > 0
     chance = "" if sure else " It includes 0: the margin may be chance."
     mean = score_text(float(differences.mean()))
-    return sure, (f"{note} The mean margin over patients is {mean} (95 % interval {range_text(*interval)}).{chance}",)
+    words = f"{note} The mean margin over patients is {mean} (95 % interval {range_text(*interval)}).{chance}"
+    return ("beats" if sure else "unclear"), (words,)
 
 
 def _selection_note(n_heads: int) -> str:
