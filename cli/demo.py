@@ -94,7 +94,8 @@ def _refuse_strangers(source: Path, out: Path, *, format: str) -> None:
     if not (out / "store").is_dir():
         return
     cohort = load_cohort(source, format=format)
-    strangers = sorted(set(Store(out / "store").slide_ids) - {sample.slide_id for sample in cohort.samples})
+    own = {sample.slide_id for sample in cohort.samples} | {slide_id for slide_id, _ in cohort.refused}
+    strangers = sorted(set(Store(out / "store").slide_ids) - own)
     if strangers:
         msg = f"{out} holds another cohort ({', '.join(strangers[:3])}, ...): choose another folder with `--out`"
         raise CohortError(msg)

@@ -64,7 +64,7 @@ def featurize(
     if root.is_dir():
         sweep_partials(root)
     done: list[SlideDone] = []
-    failed: list[tuple[str, str]] = []
+    failed: list[tuple[str, str]] = list(cohort.refused)
     causes: list[TissuaryError] = []
     for sample in cohort.samples:
         try:

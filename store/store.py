@@ -13,8 +13,9 @@ import numpy as np
 
 from .arrays import Floats
 from .catalog import Entry, load_catalog, to_frame
-from .errors import FingerprintError, StoreError
+from .errors import StoreError
 from .feature_file import FeatureHeader, read_features
+from .freshness import check_fresh, only_index
 from .index_file import load_index, save_index
 from .join import join_counts, join_features
 from .naming import SPOTS
@@ -221,12 +222,12 @@ class Store:
         StoreError
             If there is no index of `key`, or it is older than the features.
         """
-        key = key or self._only_index(patches)
+        key = key or only_index(self.path, patches)
         index = load_index(index_path(self.path, f"{patches}.{key}"))
         if slide_id not in index.record.slide_ids:
             msg = f"slide {slide_id!r} is not in the index of {key}: run `tissuary index {self.path}` again"
             raise StoreError(msg)
-        self._check_fresh(index)
+        check_fresh(self, index)
         number = index.record.slide_ids.index(slide_id)
         part = self.features(key, slide_id, patches=patches)
         if not 0 <= patch < len(part):
@@ -237,41 +238,3 @@ class Store:
         column = FeatureColumn(key, index.record.fingerprint, (part,))
         query = query_vectors(index, column, np.array([patch], dtype=np.int32), slide=number)[0]
         return find(index, query, k, allowed=allowed_rows(index, slide=number, patch=patch, exclude=exclude))
-
-    def _only_index(self, patches: str) -> str:
-        """Feature key of the one index over a patch set."""
-        folders = (self.path / "indexes").glob(f"{patches}.*") if (self.path / "indexes").is_dir() else ()
-        keys = sorted(folder.name.removeprefix(f"{patches}.") for folder in folders)
-        if len(keys) != 1:
-            have = ", ".join(keys) or f"none: run `tissuary index {self.path}`"
-            msg = f"say which key to search by (`--key`); indexed on {patches!r} are {have}"
-            raise StoreError(msg)
-        return keys[0]
-
-    def _check_fresh(self, index: SearchIndex) -> None:
-        """Refuse an index whose rows are no longer those of the store."""
-        record = index.record
-        now = self.slides_with([record.key], patches=record.patches)
-        mine = [e for e in self.entries if (e.patches, e.key) == (record.patches, record.key) and not e.problem]
-        prints = {e.fingerprint for e in mine}
-        if prints != {record.fingerprint}:
-            msg = f"the index of {record.key} was made from other features: run `tissuary index {self.path}` again"
-            raise FingerprintError(msg)
-        if now != record.slide_ids:
-            msg = (
-                f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(now)}: "
-                f"run `tissuary index {self.path}` again"
-            )
-            raise StoreError(msg)
-        slides = [self.slide(slide_id) for slide_id in now]
-        known = (
-            tuple(self.patches(slide_id, patches=record.patches).digest for slide_id in now),
-            tuple(slide.patient_id for slide in slides),
-            tuple(slide.mpp for slide in slides),
-        )
-        if known != (record.patches_digests, record.patient_ids, record.mpp):
-            msg = (
-                f"patches, patients or um/px of slides changed since {record.key} was indexed: "
-                f"run `tissuary index {self.path}` again"
-            )
-            raise StoreError(msg)

@@ -1,8 +1,11 @@
+import errno
 import gzip
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas
 import polars
@@ -13,6 +16,8 @@ from tissuary.featurize.cohort import Spots, check_spots_inside, load_cohort
 from tissuary.featurize.scale import spot_pitch_px
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.sources import SOURCES, detect
+from tissuary.featurize.sources.count_matrix import CountMatrix
+from tissuary.featurize.sources.joining import join
 from tissuary.store.errors import CohortError, InvalidNameError, ScaleError
 
 SPOTS = """x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected
@@ -40,6 +45,18 @@ def write_section(root, patient="A", section="A1", *, spots=SPOTS, counts=COUNTS
 
 def write_manifest(folder, *rows, columns="slide_id,patient_id,image,mpp,pitch_um,counts,spots"):
     return write(folder / "manifest.csv", "\n".join([columns, *rows]) + "\n")
+
+
+def forbid(monkeypatch, method, name):
+    """Let one method of paths of that name fail as without permission; chmod does not stop an administrator."""
+    real = getattr(Path, method)
+
+    def refuse(self, *args, **options):
+        if self.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, method, refuse)
 
 
 def measured(source, **options):
@@ -100,6 +117,37 @@ class TestLegacySt:
         with pytest.raises(CohortError, match="exactly one image, found none"):
             load_cohort(tmp_path)
 
+    def test_a_section_without_an_image_costs_only_itself(self, tmp_path):
+        for section in ("A1", "A2", "A3"):
+            write_section(tmp_path, section=section)
+        (tmp_path / "data/ST-imgs/A/A1/tissue.jpg").unlink()
+        write(tmp_path / "data/ST-imgs/A/A3/other.png", "")
+        cohort = load_cohort(tmp_path)
+        assert [s.slide_id for s in cohort.samples] == ["A2"]
+        assert [slide for slide, _ in cohort.refused] == ["A1", "A3"]
+        assert "A1 must hold exactly one image, found none" in cohort.refused[0][1]
+        assert "found other.png, tissue.jpg" in cohort.refused[1][1]
+
+    def test_where_every_section_is_refused_the_first_cause_is_raised(self, tmp_path):
+        for section in ("A1", "A2"):
+            write_section(tmp_path, section=section)
+            (tmp_path / f"data/ST-imgs/A/{section}/tissue.jpg").unlink()
+        with pytest.raises(CohortError, match="A1 must hold exactly one image") as caught:
+            load_cohort(tmp_path)
+        (note,) = caught.value.__notes__
+        assert note.startswith("A2: ")
+        assert "A2 must hold exactly one image, found none" in note
+
+    def test_a_section_that_cannot_be_listed_costs_only_itself(self, tmp_path, monkeypatch):
+        for section in ("A1", "A2"):
+            write_section(tmp_path, section=section)
+        forbid(monkeypatch, "iterdir", "A1")
+        cohort = load_cohort(tmp_path)
+        assert [s.slide_id for s in cohort.samples] == ["A2"]
+        ((slide, cause),) = cohort.refused
+        assert slide == "A1"
+        assert "A1 cannot be read (Permission denied)" in cause
+
     def test_a_missing_file_costs_only_its_own_section(self, tmp_path):
         write_section(tmp_path, section="A1")
         write_section(tmp_path, section="A2")
@@ -116,6 +164,9 @@ class TestLegacySt:
     def test_a_section_in_two_patients(self, tmp_path):
         write_section(tmp_path, "A", "1")
         write_section(tmp_path, "B", "1")
+        with pytest.raises(CohortError, match="slide id 1 occurs more than once"):
+            load_cohort(tmp_path)
+        (tmp_path / "data/ST-imgs/B/1/tissue.jpg").unlink()  # a refused slide has its name all the same
         with pytest.raises(CohortError, match="slide id 1 occurs more than once"):
             load_cohort(tmp_path)
 
@@ -281,6 +332,65 @@ class TestH5ad:
         with pytest.raises(CohortError, match=message):
             self.read(tmp_path, self.adata(**parts))
 
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            (
+                {"obsm/spatial": [["left", "top"], ["right", "top"]]},
+                r'obsm\["spatial"\] holds text; wanted a dense array',
+            ),
+            (
+                {"obsm/spatial": np.ones((2, 2), dtype=complex)},
+                r'obsm\["spatial"\] holds complex128; wanted a dense array',
+            ),
+            (
+                {"X": [["many", "few"], ["few", "few"]]},
+                r"X holds text of shape \(2, 2\); wanted raw counts, numbers of",
+            ),
+            ({"X": np.ones((2, 2), dtype=complex)}, r"X holds complex128 of shape \(2, 2\); wanted raw counts"),
+        ],
+    )
+    def test_what_holds_no_numbers(self, tmp_path, parts, message):
+        path = tmp_path / "s.h5ad"
+        self.adata().write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            for name, values in parts.items():
+                del file[name]
+                text = isinstance(values, list)
+                file[name] = np.array(values, dtype=object) if text else values
+                file[name].attrs.update(
+                    {"encoding-type": "string-array" if text else "array", "encoding-version": "0.2.0"}
+                )
+        with pytest.raises(CohortError, match=rf"s\.h5ad: {message}"):
+            measured(write_manifest(tmp_path, "s,p,s.tif,,,s.h5ad,"))
+
+    def test_positions_are_dense(self, tmp_path):
+        with pytest.raises(
+            CohortError, match=r's\.h5ad: obsm\["spatial"\] is sparse \(csr_matrix\); wanted a dense array'
+        ):
+            self.read(tmp_path, self.adata(obsm={"spatial": csr_matrix(np.ones((2, 2)))}))
+        named = pandas.DataFrame({"x": [1, 2], "y": [3, 4.5]}, index=["a", "b"])
+        assert self.read(tmp_path, self.adata(obsm={"spatial": named})).spots.center_px.tolist() == [[1, 3], [2, 4.5]]
+
+    @pytest.mark.parametrize(("part", "value"), [("indices", 99), ("indices", -1), ("indptr", 3)])
+    def test_a_sparse_matrix_that_points_beyond_itself(self, tmp_path, part, value):
+        self.adata().write_h5ad(tmp_path / "s.h5ad")
+        with h5py.File(tmp_path / "s.h5ad", "r+") as file:
+            file["X"][part][{"indices": 0, "indptr": 1}[part]] = value if part == "indices" else -value
+        with pytest.raises(CohortError, match=r"s\.h5ad: X is no sound matrix \(.*\); wanted raw counts"):
+            measured(write_manifest(tmp_path, "s,p,s.tif,,,s.h5ad,"))
+
+    def test_half_precision(self, tmp_path):
+        found = self.read(tmp_path, self.adata(X=np.array([[1, 0], [2, 3]], dtype=np.float16)))
+        assert found.counts.toarray().tolist() == [[1, 0], [2, 3]]
+
+    def test_an_encoding_that_is_not_known(self, tmp_path):
+        self.adata().write_h5ad(tmp_path / "s.h5ad")
+        with h5py.File(tmp_path / "s.h5ad", "r+") as file:
+            file["X"].attrs["encoding-type"] = "tomorrow"
+        with pytest.raises(CohortError, match=r"s\.h5ad cannot be read as AnnData .*it is damaged or of another kind"):
+            measured(write_manifest(tmp_path, "s,p,s.tif,,,s.h5ad,"))
+
     @pytest.mark.filterwarnings("ignore:Observation names are not unique")
     def test_duplicate_barcodes(self, tmp_path):
         with pytest.raises(CohortError, match="barcode a occurs more than once"):
@@ -303,6 +413,66 @@ class TestH5ad:
             sample.read_measured()
 
 
+class TestJoining:
+    """Spots and count rows share `shared` of their barcodes, and each has so many of its own."""
+
+    def join(self, shared, spots, rows):
+        names = [f"b{i}" for i in range(shared)]
+        spot = np.array(names + [f"spot{i}" for i in range(spots)])
+        row = np.array(names + [f"row{i}" for i in range(rows)])
+        counts = CountMatrix(row, np.array(["G"]), csr_matrix(np.ones((len(row), 1), dtype=np.float32)))
+        return join("s", Spots(spot, np.zeros((len(spot), 2)), None), counts)
+
+    @pytest.mark.parametrize(("spots", "rows"), [(0, 0), (10, 0), (0, 10), (10, 10)])
+    def test_a_tenth_may_lack_a_partner(self, caplog, spots, rows):
+        with caplog.at_level(logging.INFO, logger="tissuary"):
+            assert len(self.join(90, spots, rows).spots.barcode) == 90
+        ((name, level, text),) = caplog.record_tuples
+        assert (name, level) == ("tissuary.featurize.sources.joining", logging.INFO)
+        assert f"90 spots with counts; dropped {spots} spots without counts and {rows} count rows" in text
+
+    @pytest.mark.parametrize(("spots", "rows"), [(11, 0), (0, 11), (900, 3)])
+    def test_more_is_a_warning_with_the_mend(self, caplog, spots, rows):
+        self.join(90, spots, rows)
+        ((_, level, text),) = caplog.record_tuples
+        assert level == logging.WARNING
+        assert f"slide s: 90 spots with counts; dropped {spots} spots without counts and {rows} count rows" in text
+        assert f"of {90 + spots} spots and {90 + rows} count rows. Are the barcodes of one kind" in text
+
+    def test_none_is_an_error(self):
+        with pytest.raises(CohortError, match="slide s: none of its 3 spots"):
+            self.join(0, 3, 3)
+
+
+class TestUnreadable:
+    """What the file system refuses is told as an error of the cohort."""
+
+    LONG = "n" * 300
+
+    def test_a_source(self, tmp_path, monkeypatch):
+        with pytest.raises(CohortError, match=r"nnn cannot be read \(File name too long\): correct the path"):
+            load_cohort(tmp_path / self.LONG)
+        (tmp_path / "closed").mkdir()
+        forbid(monkeypatch, "iterdir", "closed")
+        with pytest.raises(CohortError, match=r"closed cannot be read \(Permission denied\).*permission to read it"):
+            load_cohort(tmp_path / "closed")
+
+    @pytest.mark.parametrize("name", [f"{LONG}.tsv", f"{LONG}.h5ad"])
+    def test_counts_with_a_name_too_long(self, tmp_path, name):
+        write(tmp_path / "spots.csv", "barcode,pixel_x,pixel_y\na,1,2\n")
+        with pytest.raises(CohortError, match=r"nnn\.(tsv|h5ad) cannot be read \(File name too long\)"):
+            measured(write_manifest(tmp_path, f"s,,s.tif,,,{name},spots.csv"))
+
+    def test_spots_that_may_not_be_read(self, tmp_path, monkeypatch):
+        forbid(monkeypatch, "read_bytes", "A1_selection.tsv")
+        with pytest.raises(CohortError, match=r"A1_selection\.tsv cannot be read \(Permission denied\)"):
+            measured(write_section(tmp_path))
+
+    def test_a_manifest_may_name_an_image_that_cannot_be(self, tmp_path):
+        write_manifest(tmp_path, f"a,,{self.LONG}.tif,,,,", "b,,b.tif,,,,")
+        assert [s.slide_id for s in load_cohort(tmp_path).samples] == ["a", "b"]  # only opening it fails
+
+
 class TestManifest:
     def test_rows_become_samples(self, tmp_path):
         path = write_manifest(tmp_path, "s1,p1,images/s1.tif,0.5,,,", "s2,,/far/s2.svs, ,100,,", "s3, p1 ,s3.jpg,,,,")
@@ -321,6 +491,12 @@ class TestManifest:
         assert all(s.read_measured is None for s in cohort.samples)
         assert cohort.source == "manifest: manifest.csv is a table"
         assert load_cohort(tmp_path).source == "manifest: the folder holds manifest.csv"
+
+    @pytest.mark.parametrize("cell", ["", "NA", "n/a", "N/A", "nan", "NaN", "none", "None", "NULL", "-", " na "])
+    def test_patients_that_are_not_said(self, tmp_path, cell):
+        write_manifest(tmp_path, f"s1,{cell},1.tif,,,,", f"s2,{cell},2.tif,,,,", "s3,Nana,3.tif,,,,", "s4,-1,4.tif,,,,")
+        patients = [s.patient_id for s in load_cohort(tmp_path).samples]
+        assert patients == ["unknown:s1", "unknown:s2", "Nana", "-1"]
 
     def test_parquet(self, tmp_path):
         table = polars.DataFrame({"slide_id": [1, 2], "image": ["1.tif", "2.tif"], "mpp": [0.25, None]})
@@ -366,6 +542,15 @@ class TestManifest:
             load_cohort(write_manifest(tmp_path, "s,,a.tif,,,,", "s,,b.tif,,,,"))
         with pytest.raises(InvalidNameError, match=r"slide id '\.\./s' cannot become a file name"):
             load_cohort(write_manifest(tmp_path, "../s,,a.tif,,,,"))
+
+    def test_an_id_that_cannot_become_a_file_name_costs_only_its_slide(self, tmp_path):
+        cohort = load_cohort(write_manifest(tmp_path, "../s,,a.tif,,,,", "t,,b.tif,,,,", "u/v,,c.tif,,,,"))
+        assert [s.slide_id for s in cohort.samples] == ["t"]
+        assert [slide for slide, _ in cohort.refused] == ["../s", "u/v"]
+        assert "slide id 'u/v' cannot become a file name" in cohort.refused[1][1]
+        assert load_cohort(write_manifest(tmp_path, "t,,b.tif,,,,")).refused == ()
+        with pytest.raises(CohortError, match=r"slide id \.\./s occurs more than once"):
+            load_cohort(write_manifest(tmp_path, "../s,,a.tif,,,,", "t,,b.tif,,,,", "../s,,c.tif,,,,"))
 
     def test_the_pitch_of_the_command_line_fills_what_the_manifest_leaves_out(self, tmp_path):
         counts = "c.tsv,s.tsv"

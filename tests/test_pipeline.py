@@ -14,7 +14,7 @@ from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.registry import get_record
 from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.store import Store
-from tissuary.store.errors import CohortError, FingerprintError, ScaleError, StoreError
+from tissuary.store.errors import CohortError, FingerprintError, InvalidNameError, ScaleError, StoreError
 from tissuary.store.feature_file import read_features
 
 OPTIONS = FeaturizeOptions(views=("20x", "5x"))
@@ -194,3 +194,81 @@ def test_a_real_network_goes_through_its_record_and_weights(real_data, cohort, t
     assert store.header("mobilenetv2_035-in1k@20x", "P01-S1").record["architecture_options"]["bn_eps"] == 0.001
     with pytest.raises(CohortError, match="one backbone at a time"):
         FeaturizeOptions(backbones=("a", "b"), name="c")
+
+
+def test_features_of_another_scale_or_image_are_not_taken_for_complete(cohort, tmp_path):
+    root = tmp_path / "s"
+    featurize(cohort, root, options=OPTIONS)
+    for path in (root / "slides").glob("*.h5"):
+        path.unlink()
+    manifest = rewrite(cohort, tmp_path, mpp="0.51", pitch_um="")  # within 5 % of the metadata
+    report = featurize(manifest, root, options=OPTIONS)
+    assert "made from another image, scale or set of patches than slide P01-S1 has now" in dict(report.failed)["P01-S1"]
+    assert [slide.written for slide in report.done] == [0]
+    with pytest.raises(StoreError, match="were made from another image or scale; featurize it again"):
+        Store(root).table("stain-texture@20x")
+
+
+def test_the_last_digits_of_a_fitted_scale_do_not_matter(cohort, done, tmp_path):
+    manifest = rewrite(cohort, tmp_path, mpp=repr(0.5 * (1 + 1e-9)))
+    assert not featurize(manifest, done[0], options=OPTIONS).failed
+
+
+def test_a_slide_of_one_spot_needs_no_pitch_where_its_scale_is_known(cohort, tmp_path):
+    import anndata
+
+    counts = anndata.read_h5ad(cohort.parent / "counts" / "P01-S1.h5ad")[:1].copy()
+    counts.write_h5ad(tmp_path / "one.h5ad")
+    manifest = rewrite(cohort, tmp_path, counts=str(tmp_path / "one.h5ad"))
+    report = featurize(manifest, tmp_path / "s", options=replace(OPTIONS, pitch_um=200.0))
+    assert report.done[0].patches == 1
+
+
+def test_two_backbones_of_one_name_and_reserved_names_are_refused(cohort, tmp_path):
+    with pytest.raises(CohortError, match="two backbones are called stain-texture"):
+        featurize(cohort, tmp_path / "s", options=FeaturizeOptions(backbones=("stain-texture", "stain-texture")))
+    with pytest.raises(CohortError, match="is kept for the density control"):
+        FeaturizeOptions(name="haematoxylin")
+    with pytest.raises(InvalidNameError, match="does not read as"):
+        FeaturizeOptions(name="a.b.c")
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_a_killed_job_left_is_swept(cohort, done):
+    root = done[0]
+    import socket
+
+    folder = root / FILES / "stain-texture@5x"
+    dead = folder / f".x.h5.partial-{socket.gethostname()}~4194304~0123abcd"
+    elsewhere = folder / ".x.h5.partial-another-host~1~0123abcd"
+    dead.write_bytes(b"half")
+    elsewhere.write_bytes(b"half")
+    featurize(cohort, root, options=OPTIONS)
+    assert not dead.exists()
+    assert elsewhere.exists()
+    elsewhere.unlink()
+
+
+def test_a_slide_that_the_source_refuses_is_reported_with_the_failed(cohort, tmp_path):
+    report = featurize(rewrite(cohort, tmp_path, slide_id="a/b"), tmp_path / "s", options=OPTIONS)
+    assert [slide_id for slide_id, _ in report.failed] == ["a/b"]
+    assert "cannot become a file name" in report.failed[0][1]
+    assert len(report.done) == 1
+
+
+def test_an_error_nobody_foresaw_costs_one_slide(cohort, tmp_path, monkeypatch):
+    import tissuary.featurize.slide_job as job
+
+    real = job.read_thumbnail
+
+    def sometimes(slide):
+        if slide.width % 2 == 0 and not seen:
+            seen.append(slide)
+            raise RuntimeError("out of device memory")
+        return real(slide)
+
+    seen: list[object] = []
+    monkeypatch.setattr(job, "read_thumbnail", sometimes)
+    report = featurize(cohort, tmp_path / "s", options=OPTIONS)
+    assert report.failed == (("P01-S1", "slide P01-S1: RuntimeError: out of device memory"),)
+    assert len(report.done) == 1

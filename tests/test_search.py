@@ -89,6 +89,38 @@ def test_an_index_older_than_the_store_is_refused(store):
         Store(store.path).search("a1", 0, key=KEY)
 
 
+def test_an_index_that_knows_other_patients_is_refused(store):
+    """Or `--exclude patient` would leave out the wrong slides."""
+    from dataclasses import replace
+
+    from tissuary.store.schema import slide_path
+    from tissuary.store.slide_file import read_slide, write_slide
+
+    store.build_index(KEY)
+    path = slide_path(store.path, "b1")
+    record = read_slide(path)
+    path.unlink()
+    write_slide(path, replace(record, patient_id="A"), thumbnail=np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(StoreError, match="patients or um/px of slides changed"):
+        Store(store.path).search("a1", 0, key=KEY, exclude="patient")
+
+
+def test_a_foreign_file_among_the_features_does_not_stop_a_search(store, caplog):
+    (store.path / "features" / "spots" / KEY / "zz.h5").write_bytes(b"foreign")
+    again = Store(store.path)
+    again.build_index(KEY)
+    assert len(again.search("a1", 0, key=KEY)) == 10
+    assert "zz.h5 is not a whole HDF5 file" in caplog.text
+
+
+def test_a_query_of_zeros_and_a_k_beyond_the_store_are_answered():
+    base = unit_rows(np.random.default_rng(0).normal(size=(30, 4)))
+    scores, rows = search_exact(NumpyFlat(base), np.zeros((1, 4), np.float32), 3, allowed=np.arange(30) > 4)
+    assert rows.tolist() == [[5, 6, 7]]
+    assert scores.tolist() == [[0.0, 0.0, 0.0]]
+    assert search_exact(NumpyFlat(base), base[:1], 10**12)[1].shape == (1, 30)
+
+
 def test_a_damaged_index_is_refused(store):
     store.build_index(KEY)
     path = next((store.path / "indexes" / f"spots.{KEY}").glob("rows-*.npz"))

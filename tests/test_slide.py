@@ -1,8 +1,10 @@
+import errno
 import math
 import re
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -307,6 +309,37 @@ def test_missing_and_foreign_files(tmp_path):
     for name, size in (("text.svs", 5), ("empty.tif", 0)):
         with pytest.raises(SlideError, match=rf"{re.escape(name)} \({size} bytes\) is no format that"):
             open_slide(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".tif", "/".join(["n" * 200] * 30)])
+def test_a_name_that_is_too_long(tmp_path, name):
+    with pytest.raises(SlideError, match=r"cannot be read \(File name too long\): correct the path") as caught:
+        open_slide(tmp_path / name)
+    assert caught.value.filename is None
+
+
+@pytest.mark.parametrize("method", ["is_file", "open"])
+@pytest.mark.parametrize("name", ["s.tif", "s.png", "s.svs"])
+def test_an_image_that_may_not_be_read(tmp_path, monkeypatch, name, method):
+    path = tmp_path / name
+    write_pyramid(path, NOISE) if name != "s.png" else save(path, NOISE)
+
+    def refuse(self, *args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(SlideError, match=rf"{name} cannot be read \(Permission denied\).*permission to read it"):
+        open_slide(path)
+
+
+def test_a_photo_whose_bytes_do_not_come(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = save(tmp_path / "s.jpg", NOISE)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(SlideError, match=r"s\.jpg cannot be read \(Input/output error\)"):
+        open_slide(path)
 
 
 def cut(path, share):

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 CUTS = ("num_classes", "features_only", "out_indices", "global_pool")
 """Options that leave parts of an architecture out, so that its published weights hold more than is loaded."""
 
+FAILURES = (
+    TypeError, ValueError, RuntimeError, AssertionError, LookupError, ArithmeticError, AttributeError, OSError,
+    ImportError, MemoryError,
+)  # fmt: skip
+"""What architectures are seen to raise on options or inputs that they were not made for."""
+
 _CLASS_OPTIONS = ("mlp_layer", "act_layer")
 
 
@@ -51,12 +57,22 @@ def _create(record: BackboneRecord, options: dict[str, Any]) -> nn.Module:
             + (f"; near it: {', '.join(near)}" if near else "")
         )
         raise BackboneError(msg)
+    resolved = _with_classes(options)
     try:
-        model: nn.Module = timm.create_model(record.architecture, pretrained=False, **_with_classes(options))
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
-        msg = f"architecture {record.architecture} of backbone {record.key} does not take {options}: {error}"
+        model: nn.Module = timm.create_model(record.architecture, pretrained=False, **resolved)
+    except FAILURES as error:
+        msg = (
+            f"architecture {record.architecture} of backbone {record.key} does not take the options {options} "
+            f"({said(error)}): mend architecture_options in its record"
+        )
         raise BackboneError(msg) from error
     return model
+
+
+def said(error: BaseException) -> str:
+    """Kind and text of an error from elsewhere; many have no text, or only the bare key that was not found."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _with_classes(options: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +87,7 @@ def _with_classes(options: dict[str, Any]) -> dict[str, Any]:
     resolved = dict(options)
     for name in _CLASS_OPTIONS:
         if name in options:
-            if options[name] not in classes:
+            if not isinstance(options[name], str) or options[name] not in classes:
                 msg = f"{name} {options[name]!r} of a backbone record: choose one of {', '.join(classes)}"
                 raise BackboneError(msg)
             resolved[name] = classes[options[name]]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...store.errors import BackboneError
-from .architecture import build_architecture, left_out_names
+from .architecture import FAILURES, build_architecture, left_out_names, said
 from .encoder import Embedding, Encoder
 from .fingerprint import tensors_digest
 from .golden import verify_golden
@@ -38,7 +38,7 @@ def build_encoder(record: BackboneRecord, *, weights: str | None = None, device:
         A file; "random" for the bare architecture (seed 0), its key marked `+random0`; None for the record's own
         file, else the hub's at the pinned revision.
     device
-        Where it runs ("cpu", "cuda").
+        Where it runs ("cpu", "cuda", "cuda:1").
 
     Raises
     ------
@@ -66,13 +66,24 @@ def build_encoder(record: BackboneRecord, *, weights: str | None = None, device:
 
 
 def _check_device(device: str) -> None:
-    kind = device.partition(":")[0]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    choices = ", ".join(["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))])
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        msg = f"device {device!r} is not the name of a device; choose one of {choices}"
+        raise BackboneError(msg) from error
     if kind not in ("cpu", "cuda"):
-        msg = f"device {device!r}: choose cpu or cuda"
+        msg = f"device {device!r} is neither the CPU nor a CUDA GPU; choose one of {choices}"
         raise BackboneError(msg)
-    if kind == "cuda" and not torch.cuda.is_available():
-        msg = f"device {device!r}: this torch ({torch.__version__}) sees no CUDA GPU; run with --device cpu"
+    if kind == "cuda" and not count:
+        msg = f"device {device!r}: this torch ({torch.__version__}) sees no CUDA GPU; choose one of {choices}"
         raise BackboneError(msg)
+    try:
+        torch.empty(1, device=device)  # a GPU can be seen and still refuse: another number, a process that holds it
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {device!r} cannot be used ({said(error)}); choose one of {choices}"
+        raise BackboneError(msg) from error
 
 
 def _embedded(record: BackboneRecord, *, weights: str | None, device: str) -> Encoder:
@@ -96,7 +107,7 @@ def _ready(record: BackboneRecord, network: nn.Module, *, device: str) -> Encode
     _check_dim(record, proving)
     if record.golden is not None:
         verify_golden(record.key, record.golden, encode=proving.encode)
-    if record.precision == "fp16" and device == "cpu":
+    if record.precision == "fp16" and torch.device(device).type == "cpu":
         record = exact  # half precision has no arithmetic of its own on a CPU
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     pooled.to(device=torch.device(device), dtype=dtypes[record.precision])
@@ -108,8 +119,13 @@ def _check_dim(record: BackboneRecord, encoder: Encoder) -> None:
     grey = torch.full((1, 3, record.input_px, record.input_px), 128, dtype=torch.uint8)
     try:
         found = encoder.encode(grey)
-    except (RuntimeError, AssertionError) as error:
-        msg = f"backbone {record.key} does not take an input of {record.input_px} px: {error}"
+    except BackboneError:
+        raise
+    except FAILURES as error:
+        msg = (
+            f"backbone {record.key} ({record.architecture}) does not take an input of {record.input_px} px "
+            f"({said(error)}): mend input_px or architecture_options in its record"
+        )
         raise BackboneError(msg) from error
     if found.shape[-1] != record.dim:
         msg = f"backbone {record.key} gives {found.shape[-1]} dimensions, its record says {record.dim}: mend the record"

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...store.arrays import Floats, Pixels
 from ...store.errors import BackboneError
+from .checks import is_count, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,25 +60,52 @@ class Golden:
         Raises
         ------
         BackboneError
-            If a field is unknown, or the image one that cannot be drawn.
+            If a field is missing, unknown or of an unusable value, or the image is one that cannot be drawn.
         """
-        try:
-            golden = cls(**{**given, "first_16": tuple(map(float, given["first_16"]))})
-        except (TypeError, KeyError, ValueError) as error:
-            msg = f"golden of a backbone record: wanted input, first_16, sum, norm, nonzero, tolerance, note; {error!r}"
-            raise BackboneError(msg) from error
-        if RAMP not in golden.input or not re.match(r"[0-9.e+-]+", golden.tolerance):
-            msg = (
-                f"golden of a backbone record: wanted an input with {RAMP!r} and a tolerance that starts with a number"
-            )
+        if not isinstance(given, dict):
+            msg = f"golden of a backbone record: {given!r}, wanted an object with {', '.join(_FIELDS)}"
             raise BackboneError(msg)
-        return golden
+        missing, unknown = sorted({"input", "first_16"} - set(given)), sorted(set(given) - set(_FIELDS))
+        if missing or unknown:
+            found = [f"lacks {', '.join(missing)}"] if missing else []
+            found += [f"holds the unknown {', '.join(unknown)}"] if unknown else []
+            msg = f"golden of a backbone record {' and '.join(found)}; its fields are {', '.join(_FIELDS)}"
+            raise BackboneError(msg)
+        for name, value in given.items():
+            holds, wanted = _FIELDS[name]
+            if not holds(value):
+                msg = f"golden of a backbone record: {name} {value!r}, wanted {wanted}"
+                raise BackboneError(msg)
+        return cls(**{**given, "first_16": tuple(map(float, given["first_16"]))})
 
     @property
     def tolerance_absolute(self) -> float:
         """Largest absolute difference of one value."""
-        match = re.match(r"[0-9.]+(?:e[+-]?\d+)?", self.tolerance)
-        return float(match.group()) if match else 0.0
+        return _leading_number(self.tolerance)
+
+
+def _leading_number(text: str) -> float:
+    """The number that a text starts with; 0 where there is none."""
+    match = re.match(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?(?![\w.])", text)
+    return float(match.group()) if match else 0.0
+
+
+def _is_start(value: Any) -> bool:
+    return isinstance(value, list | tuple) and 1 <= len(value) <= 16 and all(map(is_number, value))
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "input": (lambda value: isinstance(value, str) and RAMP in value, f"an input with {RAMP!r}"),
+    "first_16": (_is_start, "one to sixteen numbers"),
+    "sum": (lambda value: value is None or is_number(value), "a number, or null"),
+    "norm": (lambda value: value is None or (is_number(value) and value >= 0), "a number, 0 or more, or null"),
+    "nonzero": (lambda value: value is None or is_count(value), "a whole number above 0, or null"),
+    "tolerance": (
+        lambda value: isinstance(value, str) and 0 < _leading_number(value) < 1,
+        "text that starts with a number between 0 and 1, such as '1e-4 absolute, fp32'",
+    ),
+    "note": (lambda value: isinstance(value, str), "text"),
+}
 
 
 def ramp_image() -> Pixels:

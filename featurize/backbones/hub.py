@@ -25,8 +25,8 @@ def hub_weights(record: BackboneRecord) -> Path:
     if record.revision is None:
         msg = (
             f"backbone {record.key}: no revision of {record.hub_id} is pinned, and an unpinned model can change under "
-            "one name. Write the commit you want as `revision` into a copy of the record "
-            f"(`tissuary backbones {record.key} --json`), or give --weights {record.key}=PATH"
+            f"one name. Give its weights as a file (--weights {record.key}=PATH), or a record file "
+            "(--backbone RECORD.json) whose `revision` is the commit you want"
         )
         raise BackboneError(msg)
     return _download(record.key, hub_id=record.hub_id, revision=record.revision)

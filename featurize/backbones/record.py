@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from ...store.errors import BackboneError, InvalidNameError
-from ...store.naming import FeatureKey
+from ...store.errors import BackboneError
+from .checks import check_choice, check_key, check_names, check_values
 from .golden import Golden
 
 Loader = Literal["embedded", "timm", "transformers"]
@@ -34,7 +33,7 @@ class BackboneRecord:
     architecture
         Its name there.
     architecture_options
-        Options of the constructor; classes such as `SwiGLUPacked` are given by name.
+        Options of the constructor; classes such as `SwiGLUPacked` are given by name. None of them loads weights.
     hub_id, revision
         Where the weights lie on the hub, and the commit that is meant.
     weights
@@ -87,9 +86,11 @@ class BackboneRecord:
     golden: Golden | None = None
 
     def __post_init__(self) -> None:
-        _check_key(self.key)
-        _check_choices(self)
-        _check_values(self)
+        check_key(self.key)
+        hints = get_type_hints(BackboneRecord)
+        for name in ("loader", "resize", "pooling", "precision"):
+            check_choice(self, name, get_args(hints[name]))
+        check_values(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, to be stored beside the features; the weights by their file name only."""
@@ -113,7 +114,7 @@ class BackboneRecord:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no JSON, or nested or long beyond what can be read
             msg = f"backbone record {source} is not JSON: {error}"
             raise BackboneError(msg) from error
         if not isinstance(content, dict):
@@ -122,8 +123,8 @@ class BackboneRecord:
         wrapped = isinstance(content.get("record"), dict)
         given = dict(content["record"]) if wrapped else content
         if wrapped:
-            _check_names(set(content), known={"record", "golden"}, required=set(), source=source)
-        _check_names(set(given), known=_KNOWN, required=_REQUIRED, source=source)
+            check_names(set(content), known={"record", "golden"}, required=set(), source=source)
+        check_names(set(given), known=_KNOWN, required=_REQUIRED, source=source)
         try:
             record = cls(**{name: _frozen(value) for name, value in given.items()})
             return replace(record, golden=Golden.from_dict(content["golden"])) if "golden" in content else record
@@ -138,7 +139,7 @@ def load_record(path: Path) -> BackboneRecord:
     Raises
     ------
     BackboneError
-        If there is no such file or it is no record.
+        If there is no such file, it is no record, or it takes the name of an embedded encoder.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -146,9 +147,23 @@ def load_record(path: Path) -> BackboneRecord:
         msg = f"backbone record {path} cannot be read: {error}"
         raise BackboneError(msg) from error
     record = BackboneRecord.from_json(text, source=str(path))
+    _check_reserved(record, path)
     if record.weights is None:
         return record
     return replace(record, weights=str(path.parent / record.weights))
+
+
+def _check_reserved(record: BackboneRecord, path: Path) -> None:
+    """Stores and controls know the embedded encoders by name: a file may repeat them, never stand in for them."""
+    from .registry import BACKBONES  # made of records, so not to be had when this module loads
+
+    known = BACKBONES.get(record.key)
+    if known is not None and known.loader == "embedded" and record != known:
+        msg = (
+            f"backbone record {path} has the key {record.key!r}, which is reserved for the embedded encoder, and is "
+            f"not its record: write another `key` into the file, or use --backbone {record.key} without a file"
+        )
+        raise BackboneError(msg)
 
 
 _KNOWN = {entry.name for entry in fields(BackboneRecord)} - {"golden"}
@@ -163,73 +178,3 @@ def _frozen(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _check_names(given: set[str], *, known: set[str], required: set[str], source: str) -> None:
-    missing, unknown = sorted(required - given), sorted(given - known)
-    if missing or unknown:
-        said = [f"lacks {', '.join(missing)}"] if missing else []
-        said += [f"holds the unknown {', '.join(unknown)}"] if unknown else []
-        msg = f"backbone record {source} {' and '.join(said)}; known fields are {', '.join(sorted(known))}"
-        raise BackboneError(msg)
-
-
-def _check_key(key: Any) -> None:
-    try:
-        FeatureKey.parse(f"{key}@20x")
-    except InvalidNameError as error:
-        msg = (
-            f"backbone key {key!r} reads not as <backbone>[.<pooling>] of letters, digits and _ + -, "
-            "for example virchow2.cls+mean"
-        )
-        raise BackboneError(msg) from error
-
-
-def _check_choices(record: BackboneRecord) -> None:
-    hints = get_type_hints(BackboneRecord)
-    for name in ("loader", "resize", "pooling", "precision"):
-        value, choices = getattr(record, name), get_args(hints[name])
-        if value not in choices:
-            msg = f"{name} {value!r} of backbone {record.key}: choose one of {', '.join(map(repr, choices))}"
-            raise BackboneError(msg)
-
-
-def _check_values(record: BackboneRecord) -> None:
-    """Values from a file can be of any type, whatever the annotations say."""
-    for name in ("architecture", "licence", "version"):
-        _demand(record, name, _is_text, "some text")
-    for name in ("hub_id", "revision", "weights"):
-        _demand(record, name, lambda value: value is None or _is_text(value), "some text, or null")
-    for name in ("input_px", "dim"):
-        _demand(record, name, _is_count, "a whole number above 0")
-    for name in ("mean", "std"):
-        _demand(record, name, _is_triple, "three numbers")
-    _demand(record, "std", lambda value: min(value) > 0, "three numbers above 0")
-    _demand(record, "architecture_options", lambda value: isinstance(value, dict), "an object")
-    _demand(record, "token_grid", _is_grid, "rows and columns, two whole numbers above 0, or null")
-    _demand(record, "prefix_tokens", lambda value: value == 0 or _is_count(value), "a whole number, 0 or more")
-    enough = f"null, or at least input_px {record.input_px}"
-    _demand(record, "crop_from_px", lambda side: side is None or (_is_count(side) and side >= record.input_px), enough)
-
-
-def _demand(record: BackboneRecord, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
-    value = getattr(record, name)
-    if not holds(value):
-        msg = f"{name} {value!r} of backbone {record.key}: wanted {wanted}"
-        raise BackboneError(msg)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_triple(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
-
-
-def _is_grid(value: Any) -> bool:
-    return value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))

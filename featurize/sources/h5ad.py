@@ -17,7 +17,7 @@ from .count_matrix import CountMatrix, checked_matrix
 ARRAY = ("array_row", "array_col")
 
 _DAMAGED = (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError)
-"""What anndata and h5py raise on files that are damaged or of another kind."""
+"""Built-in errors that anndata and h5py raise on files that are damaged or of another kind."""
 
 
 def read_h5ad(path: Path) -> Measured:
@@ -63,10 +63,19 @@ def _read(path: Path) -> Any:
             raise CohortError(msg)
     try:
         return anndata.read_h5ad(path)
-    except _DAMAGED as error:
+    except _damaged() as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         msg = f"{path} cannot be read as AnnData ({cause}): it is damaged or of another kind"
         raise CohortError(msg) from error
+
+
+def _damaged() -> tuple[type[Exception], ...]:
+    """What a file that is damaged or of another kind raises."""
+    try:
+        from anndata._io.specs.registry import IORegistryError  # of an unknown encoding; public nowhere
+    except ImportError:  # anndata may move it
+        return _DAMAGED
+    return (*_DAMAGED, IORegistryError)
 
 
 def _numbers(positions: Any, what: str) -> Floats:
