@@ -78,8 +78,9 @@ def featurize(
             failed.append((sample.slide_id, str(cause)))
             causes.append(cause)
     if causes and not done:
-        for slide_id, text in failed[1:]:
-            causes[0].add_note(f"{slide_id}: {text}")
+        for slide_id, text in failed:
+            if text != str(causes[0]):
+                causes[0].add_note(f"{slide_id}: {text}")
         causes[0].add_note(f"None of the {len(failed)} slides of {source} could be done; the first cause stands first.")
         raise causes[0]
     return FeaturizeReport(

@@ -405,7 +405,7 @@ def test_an_embedded_architecture_that_does_not_exist():
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(BackboneError, match="choose cpu or cuda"):
+    with pytest.raises(BackboneError, match="choose one of cpu"):
         build_encoder(get_record("haematoxylin"), device="abacus")
     if not torch.cuda.is_available():
         with pytest.raises(BackboneError, match="sees no CUDA GPU"):
@@ -452,7 +452,7 @@ def test_the_real_mobilenet_with_another_transform_is_refused(real_data):
 def test_a_golden_that_cannot_be_drawn(tmp_path):
     golden = {"input": "a photograph of a cat", "first_16": [0.0]}
     (tmp_path / "r.json").write_text(json.dumps({"record": TINY.to_dict(), "golden": golden}))
-    with pytest.raises(BackboneError, match="golden of a backbone record: wanted an input with"):
+    with pytest.raises(BackboneError, match=r"golden of a backbone record: input .* wanted an input with"):
         load_record(tmp_path / "r.json")
 
 
