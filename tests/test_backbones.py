@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tissuary.featurize.backbones.architecture import build_architecture
 from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.fingerprint import fingerprint_of, tensors_digest
-from tissuary.featurize.backbones.golden import ramp_image
+from tissuary.featurize.backbones.golden import RAMP, ramp_image
 from tissuary.featurize.backbones.pooling import Pooled
 from tissuary.featurize.backbones.record import BackboneRecord, load_record
 from tissuary.featurize.backbones.registry import BACKBONES, get_record
@@ -101,6 +101,10 @@ def test_a_record_file_finds_its_weights_beside_it(tmp_path):
         ({"dim": 0}, r"dim 0 of backbone tiny"),
         ({"token_grid": [7]}, r"token_grid"),
         ({"crop_from_px": 16}, r"crop_from_px 16"),
+        ({"mean": [0.5, True, 0.5]}, r"mean .* wanted three numbers"),
+        ({"std": [0.5, float("nan"), 0.5]}, r"std .* wanted three numbers"),
+        ({"gated": "no"}, r"gated 'no' of backbone tiny: wanted true or false"),
+        ({"architecture_options": {"init_values": float("inf")}}, r"architecture_options .* an object of plain values"),
     ],
 )
 def test_an_unusable_record_says_what_is_wrong(tmp_path, change, message):
@@ -116,6 +120,59 @@ def test_a_record_that_is_no_json_or_not_there(tmp_path):
         load_record(tmp_path / "r.json")
     with pytest.raises(BackboneError, match="cannot be read"):
         get_record(str(tmp_path / "absent.json"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "checkpoint_path",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_strict",
+        "scriptable",
+        "exportable",
+        "no_jit",
+        "cache_dir",
+    ],
+)
+def test_options_of_a_record_never_load_weights(tmp_path, option):
+    fields = TINY.to_dict() | {"architecture_options": {"num_classes": 0, option: None}}
+    (tmp_path / "r.json").write_text(json.dumps(fields))
+    message = rf"options of backbone tiny hold {option}, .* weights are given by `weights` .* --weights tiny=PATH"
+    with pytest.raises(BackboneError, match=message):
+        load_record(tmp_path / "r.json")
+
+
+def test_a_checkpoint_among_the_options_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    fields = TINY.to_dict() | {"architecture_options": {"checkpoint_path": str(tmp_path / "evil.pth")}}
+    (tmp_path / "r.json").write_text(json.dumps({"record": fields}))
+    with pytest.raises(BackboneError, match="hold checkpoint_path"):
+        build_encoder(get_record(tmp_path / "r.json"), weights="random")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("option", ["device", "dtype"])
+def test_options_of_a_record_place_nothing(option):
+    with pytest.raises(BackboneError, match=rf"hold {option}, .* --device .* `precision` in the record"):
+        replace(TINY, architecture_options={option: "x"})
+
+
+@pytest.mark.parametrize("key", ["haematoxylin", "stain-texture"])
+def test_names_of_embedded_encoders_are_reserved(tmp_path, key):
+    path = tmp_path / "r.json"
+    brighter = replace(BACKBONES[key], mean=(0.1, 0.0, 0.0))
+    for record in (replace(TINY, key=key), brighter):
+        path.write_text(record.to_json())
+        with pytest.raises(BackboneError, match=rf"key '{key}', which is reserved .* write another `key`"):
+            load_record(path)
+    path.write_text(BACKBONES[key].to_json())
+    assert load_record(path) == BACKBONES[key]
 
 
 def test_names_that_are_not_known_are_answered_with_near_ones():
@@ -388,6 +445,19 @@ def test_another_dimension_than_the_record_says(weights):
             replace(CONV, pooling="cls"),
             r"pooling 'cls' of backbone conv\+random0 needs tokens, its network gives \(1, 256",
         ),
+        (
+            replace(CONV, architecture_options={"features_only": True, "out_indices": [99]}),
+            r"test_efficientnet of backbone conv\+random0 does not take .*99.* \(IndexError: .*: mend architecture_opt",
+        ),
+        (replace(CONV, architecture_options={"pruned": True}), r"does not take .*pruned.* \(FileNotFoundError: .*mend"),
+        (replace(CONV, architecture_options={"norm_layer": "nope"}), r"does not take .* \(KeyError: 'nope'\): mend"),
+        (replace(TINY, architecture_options={"num_heads": 0}), r"does not take .* \(ZeroDivisionError: .*: mend"),
+        (replace(TINY, architecture_options={"weight_init": "zz"}), r"does not take .* \(AssertionError\): mend"),
+        (replace(TINY, architecture_options={"mlp_layer": ["Mlp"]}), r"^mlp_layer \['Mlp'\] .* choose one of Mlp"),
+        (
+            replace(CONV, architecture_options={"in_chans": 4}),
+            r"conv\+random0 \(test_efficientnet\) does not take an input of 32 px \(RuntimeError: (.|\n)*mend input_px",
+        ),
         (replace(TINY, prefix_tokens=0), "no prefix_tokens, so no class token"),
         (replace(TINY, loader="transformers"), "loader 'transformers' of backbone tiny is not built in"),
         (replace(TINY, loader="embedded"), "tiny has no weights"),
@@ -404,12 +474,45 @@ def test_an_embedded_architecture_that_does_not_exist():
         build_encoder(replace(TINY, loader="embedded"))
 
 
-def test_a_device_that_is_not_there():
-    with pytest.raises(BackboneError, match="choose one of cpu"):
-        build_encoder(get_record("haematoxylin"), device="abacus")
-    if not torch.cuda.is_available():
-        with pytest.raises(BackboneError, match="sees no CUDA GPU"):
-            build_encoder(get_record("haematoxylin"), device="cuda")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("abacus", r"device 'abacus' is not the name of a device; choose one of cpu"),
+        ("cpu:x", r"device 'cpu:x' is not the name of a device; choose one of cpu"),
+        ("cuda:", r"device 'cuda:' is not the name of a device; choose one of cpu"),
+        ("", r"device '' is not the name of a device; choose one of cpu"),
+        ("meta", r"device 'meta' is neither the CPU nor a CUDA GPU; choose one of cpu"),
+        ("cuda:99", r"device 'cuda:99'.*; choose one of cpu"),
+    ],
+)
+def test_a_device_that_is_not_there(device, message):
+    with pytest.raises(BackboneError, match=message):
+        build_encoder(get_record("haematoxylin"), device=device)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackboneError, match=r"device 'cuda': .* sees no CUDA GPU; choose one of cpu$"):
+        build_encoder(get_record("haematoxylin"), device="cuda")
+
+
+def test_a_gpu_that_refuses(monkeypatch):
+    def refuse(*args, **kwargs):
+        message = "CUDA error: all CUDA-capable devices are busy or unavailable"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(
+        BackboneError, match=r"'cuda:1' cannot be used \(.* busy .*\); choose one of cpu, cuda, cuda:0,"
+    ):
+        build_encoder(get_record("haematoxylin"), device="cuda:1")
+
+
+def test_a_numbered_cpu_is_a_cpu():
+    half = build_encoder(replace(TINY, precision="fp16"), weights="random", device="cpu:0")
+    assert half.record.precision == "fp32"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -449,10 +552,45 @@ def test_the_real_mobilenet_with_another_transform_is_refused(real_data):
         build_encoder(replace(record, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
 
 
-def test_a_golden_that_cannot_be_drawn(tmp_path):
-    golden = {"input": "a photograph of a cat", "first_16": [0.0]}
+GOLDEN = {"input": f"uint8 image with {RAMP}", "first_16": [0.0, 1.5], "sum": 2, "norm": 1.5, "nonzero": None}
+
+
+def test_a_golden_survives_json():
+    record = BackboneRecord.from_json(json.dumps({"record": TINY.to_dict(), "golden": GOLDEN}))
+    assert record.golden.first_16 == (0.0, 1.5)
+    assert record.golden.tolerance_absolute == 1e-4
+    assert BackboneRecord.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize(
+    ("golden", "message"),
+    [
+        (None, r"golden of a backbone record: None, wanted an object with input, first_16"),
+        ([1], r"golden of a backbone record: \[1\], wanted an object"),
+        ({}, r"golden of a backbone record lacks first_16, input; its fields are"),
+        ({"input": RAMP}, r"lacks first_16"),
+        (GOLDEN | {"mean": 1}, r"holds the unknown mean"),
+        (GOLDEN | {"input": "a photograph of a cat"}, r"input 'a photograph of a cat', wanted an input with"),
+        (GOLDEN | {"input": 5}, r"input 5, wanted an input with"),
+        (GOLDEN | {"first_16": []}, r"first_16 \[\], wanted one to sixteen numbers"),
+        (GOLDEN | {"first_16": [0.0] * 17}, r"first_16 .* wanted one to sixteen numbers"),
+        (GOLDEN | {"first_16": ["1"]}, r"first_16 \['1'\], wanted one to sixteen numbers"),
+        (GOLDEN | {"first_16": [True]}, r"first_16 \[True\], wanted"),
+        (GOLDEN | {"first_16": [float("nan")]}, r"first_16 \[nan\], wanted"),
+        (GOLDEN | {"first_16": [10**400]}, r"first_16 .* wanted one to sixteen numbers"),
+        (GOLDEN | {"first_16": "0123"}, r"first_16 '0123', wanted"),
+        (GOLDEN | {"sum": "x"}, r"sum 'x', wanted a number, or null"),
+        (GOLDEN | {"norm": -1}, r"norm -1, wanted a number, 0 or more, or null"),
+        (GOLDEN | {"nonzero": 1.5}, r"nonzero 1\.5, wanted a whole number"),
+        (GOLDEN | {"tolerance": "..."}, r"tolerance '\.\.\.', wanted text that starts with a number between 0 and 1"),
+        (GOLDEN | {"tolerance": "1e9 absolute"}, r"tolerance '1e9 absolute', wanted"),
+        (GOLDEN | {"tolerance": 1e-4}, r"tolerance 0\.0001, wanted text"),
+        (GOLDEN | {"note": None}, r"note None, wanted text"),
+    ],
+)
+def test_an_unusable_golden_says_what_is_wrong(tmp_path, golden, message):
     (tmp_path / "r.json").write_text(json.dumps({"record": TINY.to_dict(), "golden": golden}))
-    with pytest.raises(BackboneError, match=r"golden of a backbone record: input .* wanted an input with"):
+    with pytest.raises(BackboneError, match=message):
         load_record(tmp_path / "r.json")
 
 
@@ -487,7 +625,9 @@ def test_no_network_and_nothing_in_the_cache(hub_cache):
 
 
 def test_no_revision_is_pinned(hub_cache):
-    with pytest.raises(BackboneError, match="no revision of lab/tiny is pinned"):
+    with pytest.raises(
+        BackboneError, match=r"no revision of lab/tiny is pinned.*--weights tiny=PATH.*`revision` is the commit"
+    ):
         build_encoder(replace(HUB, revision=None))
 
 
