@@ -54,14 +54,18 @@ class FeatureColumn:
             return np.take(self.parts[0].view(np.ndarray), row, axis=0)
         dtype = np.result_type(*(part.dtype for part in self.parts))
         out = np.empty((len(row), *self.parts[0].shape[1:]), dtype=dtype)
-        order = np.argsort(slide, kind="stable")
+        in_order = bool((slide[1:] >= slide[:-1]).all())
+        order = np.arange(len(slide)) if in_order else np.argsort(slide, kind="stable")
         edges = np.searchsorted(slide[order], np.arange(len(self.parts) + 1))
         whole = _as_items(out)
         for part, start, stop in zip(self.parts, edges[:-1], edges[1:], strict=True):
             here = order[start:stop]
             if not len(here):
                 continue
-            if part.dtype == dtype:
+            if part.dtype == dtype and in_order and 0 <= row[here].min() <= row[here].max() < len(part):
+                # Straight into place. "clip" is what numpy needs to write without a buffer; the bounds were checked.
+                np.take(_as_items(part), row[here], out=whole[start:stop], mode="clip")
+            elif part.dtype == dtype:
                 whole[here] = np.take(_as_items(part), row[here])
             else:
                 out[here] = np.take(part.view(np.ndarray), row[here], axis=0)

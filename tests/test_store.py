@@ -78,6 +78,18 @@ def test_table_joins_slides_in_the_order_asked_for(store):
     np.testing.assert_array_equal(table.depth, np.concatenate(counts).sum(1))
 
 
+def test_rows_come_back_in_any_order_and_rows_that_are_not_there_raise(store):
+    table = store.table(KEY)
+    column = table.columns[KEY]
+    rng = np.random.default_rng(0)
+    for rows in (np.arange(83), rng.permutation(83), rng.integers(0, 83, 300), np.sort(rng.integers(0, 83, 300))):
+        expected = np.concatenate(column.parts)[rows]
+        np.testing.assert_array_equal(column.raw(table.slide[rows], table.row[rows]), expected)
+    for slide in ([0, 1], [1, 0]):
+        with pytest.raises(IndexError):
+            column.raw(np.array(slide), np.array([3, 99]))
+
+
 def test_selecting_slides_keeps_rows_together(store):
     table = store.table([KEY, "haematoxylin@20x"])
     part = table.select_slides([2, 0])
