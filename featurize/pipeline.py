@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, Slide
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
+    from .cohort import Sample
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,6 @@ def featurize(
         If the cohort or a backbone cannot be read at all, or every slide failed (the first cause is given).
     """
     from .cohort import load_cohort
-    from .slide_job import run_slide
 
     options = options or FeaturizeOptions()
     started = time.perf_counter()
@@ -63,35 +64,52 @@ def featurize(
     root = Path(store)
     if root.is_dir():
         sweep_partials(root)
-    done: list[SlideDone] = []
-    failed: list[tuple[str, str]] = list(cohort.refused)
-    causes: list[TissuaryError] = []
-    for sample in cohort.samples:
-        try:
-            done.append(run_slide(sample, root, options, encoders=encoders, progress=progress or _silent))
-        except TissuaryError as error:
-            failed.append((sample.slide_id, str(error)))
-            causes.append(error)
-        except UNFORESEEN as error:
-            log.warning("slide %s: %s", sample.slide_id, error, exc_info=True)
-            cause = CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {error}")
-            failed.append((sample.slide_id, str(cause)))
-            causes.append(cause)
-    if causes and not done:
-        for slide_id, text in failed:
-            if text != str(causes[0]):
-                causes[0].add_note(f"{slide_id}: {text}")
-        causes[0].add_note(f"None of the {len(failed)} slides of {source} could be done; the first cause stands first.")
-        raise causes[0]
+    done, failed = _run_slides(cohort.samples, root, options, encoders=encoders, progress=progress or _silent)
+    everything = (*cohort.refused, *((slide_id, str(cause)) for slide_id, cause in failed))
+    if failed and not done:
+        raise _all_failed(failed[0][1], everything)
     return FeaturizeReport(
         store=root,
         source=cohort.source,
-        done=tuple(done),
-        failed=tuple(failed),
+        done=done,
+        failed=everything,
         licences={name: encoder.record.licence for name, encoder in encoders.items()},
         unknown_patients=tuple(s.slide_id for s in cohort.samples if s.patient_id.startswith("unknown:")),
         seconds=time.perf_counter() - started,
     )
+
+
+def _run_slides(
+    samples: Sequence[Sample],
+    root: Path,
+    options: FeaturizeOptions,
+    *,
+    encoders: dict[str, Encoder],
+    progress: Progress,
+) -> tuple[tuple[SlideDone, ...], tuple[tuple[str, TissuaryError], ...]]:
+    """Slides that were done, and those that failed with their causes."""
+    from .slide_job import run_slide
+
+    done: list[SlideDone] = []
+    failed: list[tuple[str, TissuaryError]] = []
+    for sample in samples:
+        try:
+            done.append(run_slide(sample, root, options, encoders=encoders, progress=progress))
+        except TissuaryError as error:
+            failed.append((sample.slide_id, error))
+        except UNFORESEEN as error:
+            log.warning("slide %s: %s", sample.slide_id, error, exc_info=True)
+            failed.append((sample.slide_id, CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {error}")))
+    return tuple(done), tuple(failed)
+
+
+def _all_failed(first: TissuaryError, failed: Sequence[tuple[str, str]]) -> TissuaryError:
+    """The first cause, with the others as notes."""
+    for slide_id, text in failed:
+        if text != str(first):
+            first.add_note(f"{slide_id}: {text}")
+    first.add_note(f"None of the {len(failed)} slides could be done; the first cause stands first.")
+    return first
 
 
 def stored_names(options: FeaturizeOptions) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from openslide import OpenSlide, OpenSlideError
 
 from ..store.arrays import Pixels
-from ..store.errors import SlideError
+from ..store.errors import SlideError, TissuaryError
 from .slide import check_region, on_white
 from .slide_metadata import square_mpp
 
@@ -44,7 +44,7 @@ class OpenSlideSlide:
         x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
         try:
             self.metadata_mpp = square_mpp(x, y, path)
-        except BaseException:
+        except TissuaryError:
             self._handle.close()
             raise
 
