@@ -12,11 +12,8 @@ from scipy.sparse import csr_matrix
 
 from ..store.arrays import Floats, Ints, Strings
 from ..store.errors import CohortError, InvalidNameError, ScaleError, TissuaryError
-from ..store.naming import check_name
+from ..store.naming import UNKNOWN_PATIENT, check_name
 from .scale import MAX_DISAGREEMENT
-
-UNKNOWN_PATIENT = "unknown:"
-"""Prefix of the patient of a slide whose source does not name one. A patient is never guessed."""
 
 
 @dataclass(frozen=True)

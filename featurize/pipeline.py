@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..store.atomic import sweep_partials
 from ..store.errors import CohortError, TissuaryError
+from ..store.naming import UNKNOWN_PATIENT
 from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def featurize(
         done=done,
         failed=everything,
         licences={name: encoder.record.licence for name, encoder in encoders.items()},
-        unknown_patients=tuple(s.slide_id for s in cohort.samples if s.patient_id.startswith("unknown:")),
+        unknown_patients=tuple(s.slide_id for s in cohort.samples if s.patient_id.startswith(UNKNOWN_PATIENT)),
         seconds=time.perf_counter() - started,
     )
 

@@ -12,6 +12,9 @@ VIEW_ALIASES = {"20x": (112.0, 0.5), "10x": (224.0, 1.0), "5x": (448.0, 2.0)}
 
 SPOTS = "spots"
 
+UNKNOWN_PATIENT = "unknown:"
+"""Start of the patient id of a slide whose source names no patient; the slide id follows."""
+
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\-@: ()]*")
 _NUMBER = r"\d+(?:\.\d+)?"
 _KEY = re.compile(

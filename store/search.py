@@ -13,7 +13,6 @@ from .nearest import FlatIndex, flat_index, search_exact, unit_rows
 from .table import FeatureColumn, Table, standardise
 
 EXCLUDE = ("patient", "slide")
-UNKNOWN_PATIENT = "unknown:"
 
 
 @dataclass(frozen=True)

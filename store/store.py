@@ -18,11 +18,11 @@ from .feature_file import FeatureHeader, read_features
 from .freshness import check_fresh, only_index
 from .index_file import load_index, save_index
 from .join import join_counts, join_features
-from .naming import SPOTS
+from .naming import SPOTS, UNKNOWN_PATIENT
 from .neighbours import Neighbourhood, nearest_in_tissue
 from .patch_file import Patches, read_patches
 from .schema import features_path, index_path, patches_path, slide_path
-from .search import UNKNOWN_PATIENT, Hit, IndexRecord, SearchIndex, allowed_rows, build_index, find, query_vectors
+from .search import Hit, IndexRecord, SearchIndex, allowed_rows, build_index, find, query_vectors
 from .slide_file import SlideRecord, read_slide
 from .table import FeatureColumn, Table
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...store.arrays import Floats
 from ...store.errors import ProtocolError
+from ...store.naming import UNKNOWN_PATIENT
 from .metrics import FoldScore, mean_of_defined
-from .splits import UNKNOWN_PREFIX
 
 MIN_PATIENTS_FOR_INTERVAL = 5
 BOOTSTRAP_DRAWS = 2000
@@ -150,7 +150,7 @@ def bootstrap_interval(
     defined = ~np.isnan(slide_values)
     # Sorted patients: the interval does not depend on the order of folds.
     names, patient = np.unique(np.asarray(patients, dtype=str)[defined], return_inverse=True)
-    if len(names) < MIN_PATIENTS_FOR_INTERVAL or any(name.startswith(UNKNOWN_PREFIX) for name in names):
+    if len(names) < MIN_PATIENTS_FOR_INTERVAL or any(name.startswith(UNKNOWN_PATIENT) for name in names):
         return None
     sums = np.bincount(patient, weights=slide_values[defined])  # (n_patients,)
     counts = np.bincount(patient)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ...store.errors import ProtocolError
+from ...store.naming import UNKNOWN_PATIENT
 from .protocols import Protocol
 
-UNKNOWN_PREFIX = "unknown:"
 ALL = "all"
 # Inner selection leaves patients out from three training patients on, else slides from three training slides on.
 MIN_INNER_GROUPS = 3
@@ -145,7 +145,7 @@ def patient_warnings(patient_ids: Sequence[str]) -> tuple[str, ...]:
         A sentence on slides without a known patient, and one where there are fewer than three patients.
     """
     warnings = []
-    unknown = [patient.removeprefix(UNKNOWN_PREFIX) for patient in patient_ids if patient.startswith(UNKNOWN_PREFIX)]
+    unknown = [patient.removeprefix(UNKNOWN_PATIENT) for patient in patient_ids if patient.startswith(UNKNOWN_PATIENT)]
     if unknown:
         warnings.append(
             f"the patient is not known for {len(unknown)} of {len(patient_ids)} slides ({_listed(unknown)}): each is "
