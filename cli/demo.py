@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .compare import run as run_compare
 from .compare import show
-from .featurize import (
-    Backbones,
-    Device,
-    Format,
-    Json,
-    Layout,
-    Mpp,
-    Name,
-    PatchChoice,
-    PitchUm,
-    Views,
-    Weights,
-    make_options,
-)
 from .featurize import run as run_featurize
+from .featurize_options import Format, Json, takes_featurize_options
 from .output import OK, SOME_FAILED, print_json, result, say
 
 if TYPE_CHECKING:
@@ -32,19 +19,12 @@ if TYPE_CHECKING:
 FEW_PATIENTS = 3
 
 
+@takes_featurize_options
 def demo(
     data: Annotated[Path | None, typer.Option("--data", help="A cohort; a synthetic one where not given.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the store and the report.")] = Path("demo"),
+    options: Any = None,
     format: Format = "auto",
-    pitch_um: PitchUm = None,
-    mpp: Mpp = None,
-    patches: PatchChoice = "auto",
-    views: Views = None,
-    layout: Layout = "context",
-    backbone: Backbones = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    name: Name = None,
     json: Json = False,
 ) -> None:
     """Run the main job end to end: featurize, index, search, compare heads, write the report."""
@@ -52,17 +32,6 @@ def demo(
     from ..heads.evaluation.compare import CompareOptions
     from ..store import Store
 
-    options = make_options(
-        pitch_um=pitch_um,
-        mpp=mpp,
-        patches=patches,
-        views=views,
-        layout=layout,
-        backbone=backbone,
-        weights=weights,
-        device=device,
-        name=name,
-    )
     source = data if data is not None else _synthetic(out / "cohort")
     _refuse_strangers(source, out, format=format)
     report = run_featurize(source, out / "store", options, format=format)

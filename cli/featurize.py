@@ -3,97 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import OK, SOME_FAILED, print_json, progress_bar, say
+from .featurize_options import Format, Json, takes_featurize_options
+from .output import BAD_INPUT, OK, SOME_FAILED, console, print_json, progress_bar, say
 
 if TYPE_CHECKING:
+    from ..featurize.dry_run import DryRun
     from ..featurize.options import FeaturizeOptions, FeaturizeReport
 
-Format = Annotated[str, typer.Option("--format", help="auto, manifest, st or slides.")]
-PitchUm = Annotated[float | None, typer.Option("--pitch-um", help="Spot pitch in um; gives the scale of spot arrays.")]
-Mpp = Annotated[float | None, typer.Option("--mpp", help="um per level-0 pixel, for slides that do not say.")]
-PatchChoice = Annotated[str, typer.Option("--patches", help="auto, spots, grid or both.")]
-Views = Annotated[list[str] | None, typer.Option("--views", help="Views, such as 20x 10x 5x, native, 224um-4.7.")]
-Layout = Annotated[str, typer.Option("--layout", help="context (20x 10x 5x) or zoom.")]
-Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="Registry keys or record files (.json).")]
-Weights = Annotated[list[str] | None, typer.Option("--weights", help="KEY=PATH of local weights, or KEY=random.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
-Name = Annotated[str | None, typer.Option("--as", help="Store the backbone's features under this name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-
+@takes_featurize_options
 def featurize(
     source: Annotated[Path, typer.Argument(help="Folder, manifest or slide.")],
     store: Annotated[Path, typer.Option("--store", help="Folder of the store.")],
+    options: Any = None,
     format: Format = "auto",
-    pitch_um: PitchUm = None,
-    mpp: Mpp = None,
-    patches: PatchChoice = "auto",
-    views: Views = None,
-    layout: Layout = "context",
-    backbone: Backbones = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    name: Name = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long, how large.")] = False,
     json: Json = False,
 ) -> None:
     """Embed every patch of every slide, once, into a store."""
     from dataclasses import asdict
 
-    options = make_options(
-        pitch_um=pitch_um,
-        mpp=mpp,
-        patches=patches,
-        views=views,
-        layout=layout,
-        backbone=backbone,
-        weights=weights,
-        device=device,
-        name=name,
-    )
+    if dry_run:
+        plan = run_dry(source, store, options, format=format)
+        if json:
+            print_json(asdict(plan))
+        else:
+            show_plan(plan)
+        raise typer.Exit(OK if not plan.refused else SOME_FAILED if plan.slides else BAD_INPUT)
     report = run(source, store, options, format=format)
     if json:
         print_json(asdict(report))
     raise typer.Exit(SOME_FAILED if report.failed else OK)
-
-
-def make_options(
-    *,
-    pitch_um: float | None,
-    mpp: float | None,
-    patches: str,
-    views: list[str] | None,
-    layout: str,
-    backbone: list[str] | None,
-    weights: list[str] | None,
-    device: str,
-    name: str | None,
-) -> FeaturizeOptions:
-    """Options from the command line."""
-    from ..featurize.options import FeaturizeOptions
-    from ..store.errors import CohortError
-
-    by_key: dict[str, str] = {}
-    for text in weights or []:
-        key, equals, path = text.partition("=")
-        if not equals or not path:
-            msg = f"--weights {text!r}: wanted KEY=PATH, for example --weights uni=weights/uni.safetensors"
-            raise CohortError(msg)
-        by_key[key] = path
-    return FeaturizeOptions(
-        views=tuple(views or ()),
-        layout=layout,
-        patches=patches,
-        backbones=tuple(backbone or ("stain-texture",)),
-        weights=by_key,
-        device=device,
-        mpp=mpp,
-        pitch_um=pitch_um,
-        name=name,
-    )
 
 
 def run(source: Path, store: Path, options: FeaturizeOptions, *, format: str) -> FeaturizeReport:
@@ -107,9 +51,59 @@ def run(source: Path, store: Path, options: FeaturizeOptions, *, format: str) ->
         say(f"  licence of {backbone}: {licence}")
     for slide in report.done:
         state = f"{slide.written} feature files written" if slide.written else "complete already"
-        say(f"  {slide.slide_id}: {slide.patches} patches, {slide.mpp:.4g} um/px ({slide.mpp_source}), {state}")
+        resumed = f", {slide.resumed} patches taken over from a killed run" if slide.resumed else ""
+        say(
+            f"  {slide.slide_id}: {slide.patches} patches, {slide.mpp:.4g} um/px ({slide.mpp_source}), {state}{resumed}"
+        )
+    _say_stages(report)
     if report.unknown_patients:
         say(f"  patient unknown: {', '.join(report.unknown_patients)} (give patient_id in a manifest)")
     for slide_id, cause in report.failed:
         say(f"  FAILED {slide_id}: {cause}")
     return report
+
+
+def _say_stages(report: FeaturizeReport) -> None:
+    stages = [stage for stage in report.stages.stages if stage.count]
+    if not stages:
+        return
+    parts = [f"{stage.name} {stage.seconds:.1f} s ({stage.rate:.0f} {stage.unit}/s)" for stage in stages]
+    say(f"  stages (read, decode and resample on {report.stages.readers} threads): {', '.join(parts)}")
+    say(f"  {report.stages.bottleneck}")
+
+
+def run_dry(source: Path, store: Path, options: FeaturizeOptions, *, format: str) -> DryRun:
+    """Plan under a progress bar."""
+    from ..featurize.dry_run import dry_run
+
+    with progress_bar("plan") as progress:
+        return dry_run(source, store, options=options, format=format, progress=progress)
+
+
+def show_plan(plan: DryRun) -> None:
+    """Print a plan as a table."""
+    from rich.table import Table
+
+    table = Table(title=f"plan: {plan.source}")
+    for heading in ("slide", "um/px", "patches", "missing files", "MB", "time"):
+        table.add_column(heading, justify="left" if heading in ("slide", "um/px", "patches") else "right")
+    for slide in plan.slides:
+        patches = ", ".join(f"{count} {name}" for name, count in slide.patches.items())
+        scale = f"{slide.mpp:.4g} ({slide.mpp_source})"
+        table.add_row(
+            slide.slide_id, scale, patches, str(slide.files), f"{slide.bytes / 1e6:.1f}", _duration(slide.seconds)
+        )
+    out = console()
+    out.print(table)
+    rates = ", ".join(f"{name} {rate:.0f}/s" for name, rate in plan.patches_per_second.items())
+    if rates:
+        out.print(f"calibrated on {plan.device}, batch {plan.batch}, {plan.readers} readers: {rates}")
+    out.print(f"in all: {plan.bytes / 1e6:.1f} MB, about {_duration(plan.seconds)}")
+    for slide_id, cause in plan.refused:
+        out.print(f"REFUSED {slide_id}: {cause}", markup=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

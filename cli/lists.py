@@ -46,6 +46,14 @@ def _is_view(text: str) -> bool:
     return True
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_backbone(text: str) -> bool:
     return text.endswith(".json") or (not _PATHLIKE.search(text) and _known_backbone(text))
 
@@ -70,6 +78,8 @@ def _is_protocol(text: str) -> bool:
 
 _BELONGS: dict[str, Callable[[str], bool]] = {
     "--views": _is_view,
+    "--grid-um": _is_number,
+    "--tokens": lambda text: bool(re.fullmatch(r"\d+x\d+", text)),
     "--weights": lambda text: "=" in text,
     "--backbone": _is_backbone,
     "--heads": _is_head,

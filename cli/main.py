@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..store.errors import TissuaryError
+from .backbones import backbones
 from .compare import compare
 from .demo import demo
 from .featurize import featurize
@@ -29,7 +30,7 @@ app = typer.Typer(
     help="Feature store for histology: embed every patch once, search, and train expression heads in seconds.",
 )
 
-for verb in (demo, featurize, status, index, search, compare, protocols):
+for verb in (demo, featurize, status, index, search, compare, protocols, backbones):
     app.command()(verb)
 
 

@@ -33,18 +33,7 @@ def deposit_slide(
     StoreError
         If the store holds another slide, scale or patient under this id.
     """
-    record = SlideRecord(
-        slide_id=sample.slide_id,
-        patient_id=sample.patient_id,
-        width_px=slide.width,
-        height_px=slide.height,
-        mpp=scale.mpp,
-        mpp_source=scale.source,
-        mpp_candidates=scale.candidates,
-        source=os.fspath(sample.image),
-        source_digest=source_digest(sample.image),
-        created_by=f"tissuary {version('tissuary')}",
-    )
+    record = slide_record(sample, slide, scale)
     path = slide_path(root, sample.slide_id)
     if not path.exists():
         write_slide(path, record, thumbnail=thumbnail, tissue=tissue)
@@ -59,6 +48,22 @@ def deposit_slide(
             )
             raise StoreError(msg)
     return found
+
+
+def slide_record(sample: Sample, slide: Slide, scale: Scale) -> SlideRecord:
+    """What a slide file says of a slide."""
+    return SlideRecord(
+        slide_id=sample.slide_id,
+        patient_id=sample.patient_id,
+        width_px=slide.width,
+        height_px=slide.height,
+        mpp=scale.mpp,
+        mpp_source=scale.source,
+        mpp_candidates=scale.candidates,
+        source=os.fspath(sample.image),
+        source_digest=source_digest(sample.image),
+        created_by=f"tissuary {version('tissuary')}",
+    )
 
 
 def deposit_patches(root: Path, slide_id: str, patches: Patches, *, name: str) -> None:

@@ -2,103 +2,191 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..store.arrays import Floats, Pixels
-from ..store.feature_file import write_features
-from .reading import Readable, read_patch
-from .targets import ViewField
+from ..store.arrays import Floats, Ints, Pixels
+from ..store.feature_writer import FeatureJob, open_job
+from ..store.patch_file import Patches
+from .forward import Device, forward
+from .job_plan import Pass
+from .patch_stream import PatchStream, Readers, Visit
+from .stages import FORWARD, WRITE, Stages
+from .targets import Target, ViewField
+from .tiles import TileSource
+from .visit import visiting_order
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
 
+Result = Callable[[], Floats]
+"""Gives an array once it is back from the device."""
 
-def embed(
-    slide: Readable,
-    centers_px: Floats,
-    fields: Sequence[ViewField],
-    *,
-    batch: int,
-    readers: int,
-    progress: Callable[[int], None],
-) -> None:
-    """Write the targets of all fields of one slide, rows in the order of the centres.
+
+@dataclass(frozen=True)
+class OpenPass:
+    """A pass whose files are open and whose pixels can be read ahead.
+
+    Attributes
+    ----------
+    order
+        (n,) row at each visiting position.
+    start
+        Position to go on from.
+    sinks
+        For each field, who takes its patches: an encoder and its files.
+    """
+
+    stream: PatchStream
+    device: Device
+    order: Ints
+    start: int
+    threads: int
+    block_rows: int
+    sinks: tuple[tuple[ViewField, tuple[tuple[Encoder, tuple[Sink, ...]], ...]], ...]
+
+    def close(self) -> None:
+        """Stop reading; unfinished files stay for a later run."""
+        self.stream.close()
+        for _, takers in self.sinks:
+            for _, files in takers:
+                for sink in files:
+                    sink.job.close()
+
+
+class Sink:
+    """Collects the rows of one file until a block is whole."""
+
+    def __init__(self, job: FeatureJob, target: Target, block_rows: int) -> None:
+        self.job = job
+        self.target = target
+        self._block = np.empty((min(block_rows, target.shape[0]), *target.shape[1:]), dtype=np.float32)
+        self._filled = 0
+
+    def take(self, rows: Floats) -> None:
+        """Add the rows of a batch."""
+        self._block[self._filled : self._filled + len(rows)] = rows
+        self._filled += len(rows)
+
+    def write(self, rows: Ints) -> None:
+        """Write what was collected, as the given rows of the file."""
+        self.job.write(rows, self._block[: self._filled])
+        self._filled = 0
+
+
+def open_pass(slide: TileSource, patches: Patches, one: Pass, *, readers: Readers) -> OpenPass:
+    """Open or resume the files of a pass, and prepare to read from where they stand."""
+    order = visiting_order(patches.center_px, block_px=one.plan.block_px)
+    with ExitStack() as stack:
+        jobs = {
+            target.path: stack.enter_context(
+                open_job(
+                    target.path,
+                    target.header,
+                    shape=target.shape,
+                    plan=one.plan.to_dict(),
+                    block_rows=one.plan.block_rows,
+                    order=order,
+                )
+            )
+            for _, targets in one.fields
+            for target in targets
+        }
+        done = min(job.blocks_done for job in jobs.values())
+        for job in jobs.values():
+            job.rewind(done)
+        start = min(done * one.plan.block_rows, len(order))
+        visit = Visit(patches.center_px, order, one.plan.block_px, one.plan.batch, start)
+        device = Device(str(one.fields[0][1][0].encoder.device))
+        fields = [field.field for field, _ in one.fields]
+        stream = PatchStream(slide, visit, fields, readers=readers, resample=not device.resamples)
+        sinks = tuple(
+            (field, _by_encoder([Sink(jobs[t.path], t, one.plan.block_rows) for t in targets]))
+            for field, targets in one.fields
+        )
+        stack.pop_all()  # from here on the pass closes them
+    return OpenPass(stream, device, order, start, one.plan.threads, one.plan.block_rows, sinks)
+
+
+def _by_encoder(sinks: list[Sink]) -> tuple[tuple[Encoder, tuple[Sink, ...]], ...]:
+    encoders = {id(sink.target.encoder): sink.target.encoder for sink in sinks}
+    return tuple((e, tuple(sink for sink in sinks if sink.target.encoder is e)) for e in encoders.values())
+
+
+def run_pass(opened: OpenPass, *, readers: Readers, progress: Callable[[int], None]) -> None:
+    """Embed all patches that are left, and publish the files.
+
+    The results of a batch are taken when the next one is under way, so that a GPU never waits for them.
 
     Parameters
     ----------
-    centers_px
-        (n, 2) level-0 pixels.
-    batch
-        Patches per forward pass; batches start at multiples of it, whatever the number of readers.
     progress
         Called with the number of patches done.
     """
-    n = len(centers_px)
-    encoders = [target.encoder for field in fields for target in field.targets]
-    with ExitStack() as stack, ThreadPoolExecutor(readers) as pool, _forward_threads(encoders):
-        writers = [
-            [
-                (t.encoder, stack.enter_context(write_features(t.path, t.header, shape=(n, t.encoder.dim))))
-                for t in field.targets
-            ]
-            for field in fields
-        ]
-        done = 0
-        for pixels in _batches(pool, slide, centers_px, fields, batch=batch):
-            for patches, takers in zip(pixels, writers, strict=True):
-                for encoder, writer in takers:
-                    writer.append(_encode(encoder, patches))
-            done += len(pixels[0])
-            progress(done)
-
-
-@contextmanager
-def _forward_threads(encoders: Sequence[Encoder]) -> Iterator[None]:
-    """Run embedded encoders on one thread, and leave the other cores to the readers.
-
-    They are many small operations, which two contending OpenMP threads make five times slower, not faster.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    if all(encoder.record.loader == "embedded" for encoder in encoders):
-        torch.set_num_threads(1)
+    writer = _BlockWriter(opened, readers.stages)
+    late: list[tuple[int, list[tuple[Sink, Result]]]] = []
     try:
-        yield
+        for position, pixels in opened.stream:
+            count = len(pixels[0])
+            with readers.stages.timed(FORWARD, count):
+                late.append((position + count, _forward_all(opened, position, pixels)))
+                finished = [late.pop(0)] if len(late) > 1 else []
+                for _, results in finished:
+                    _take(results)
+            for done, _ in finished:
+                writer.advance(done)
+                progress(done)
+        for done, results in late:
+            with readers.stages.timed(FORWARD, 0):
+                _take(results)
+            writer.advance(done)
+            progress(done)
+        writer.finish()
     finally:
-        torch.set_num_threads(before)
+        opened.close()
 
 
-def _encode(encoder: Encoder, patches: Pixels) -> Floats:
-    import torch
+class _BlockWriter:
+    """Writes all files of a pass whenever a block is whole."""
 
-    batch = torch.from_numpy(patches).permute(0, 3, 1, 2)  # (b, h, w, 3) -> (b, 3, h, w)
-    features: Floats = encoder.encode(batch).cpu().numpy()
-    return features
+    def __init__(self, opened: OpenPass, stages: Stages) -> None:
+        self._opened, self._stages = opened, stages
+        self._files = [sink for _, takers in opened.sinks for _, sinks in takers for sink in sinks]
+        self._begun = opened.start
+
+    def advance(self, done: int) -> None:
+        """Rows up to the position `done` were taken."""
+        opened = self._opened
+        if done - self._begun == opened.block_rows or done == len(opened.order):
+            with self._stages.timed(WRITE, (done - self._begun) * len(self._files)):
+                for sink in self._files:
+                    sink.write(opened.order[self._begun : done])
+            self._begun = done
+
+    def finish(self) -> None:
+        """Publish the files."""
+        with self._stages.timed(WRITE, 0):
+            for sink in self._files:
+                sink.job.finish()
 
 
-def _batches(
-    pool: ThreadPoolExecutor, slide: Readable, centers_px: Floats, fields: Sequence[ViewField], *, batch: int
-) -> Iterator[list[Pixels]]:
-    """Per batch, the pixels (b, side, side, 3) of each field; one batch is read ahead of the one in use."""
-
-    def read(row: int) -> list[Pixels]:
-        return [read_patch(slide, one.field, centers_px[row]) for one in fields]
-
-    ahead: deque[list[Future[list[Pixels]]]] = deque()
-    for start in range(0, len(centers_px), batch):
-        ahead.append([pool.submit(read, row) for row in range(start, min(start + batch, len(centers_px)))])
-        if len(ahead) == 2:
-            yield _stack(ahead.popleft())
-    while ahead:
-        yield _stack(ahead.popleft())
+def _take(results: list[tuple[Sink, Result]]) -> None:
+    for sink, result in results:
+        sink.take(result().reshape(-1, *sink.target.shape[1:]))
 
 
-def _stack(rows: list[Future[list[Pixels]]]) -> list[Pixels]:
-    return [np.stack(field) for field in zip(*(row.result() for row in rows), strict=True)]
+def _forward_all(opened: OpenPass, position: int, pixels: list[Pixels]) -> list[tuple[Sink, Result]]:
+    """Send a batch through all encoders at all fields."""
+    results: list[tuple[Sink, Result]] = []
+    for number, (field, takers) in enumerate(opened.sinks):
+        corners = opened.stream.corners(number, position, len(pixels[number]))
+        for encoder, sinks in takers:
+            grids = [sink.target.grid for sink in sinks if sink.target.grid is not None]
+            patches = opened.device.patches(pixels[number], corners, field)
+            found = forward(encoder, patches, grids=grids, threads=opened.threads)
+            results += [(sink, opened.device.uploader.download(found[sink.target.grid])) for sink in sinks]
+    return results

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..store.errors import CohortError
 from ..store.naming import VIEW_ALIASES, feature_key
-from .views import LAYOUTS, NATIVE, resolve_view
+from .stages import StageReport
+from .views import LAYOUTS, MAX_UPSAMPLING, NATIVE, resolve_view
 
 PATCH_CHOICES = ("auto", "spots", "grid", "both")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 DENSITY = "haematoxylin"
 """Embedded one-number encoder that is always stored, at the first view: the control that morphology must beat."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the slide, patches done, and patches in all."""
+
+_GRID = re.compile(r"([1-9]\d?)x([1-9]\d?)")
 
 
 @dataclass(frozen=True)
@@ -27,41 +33,65 @@ class FeaturizeOptions:
     ----------
     views
         View names; those of the layout where empty.
+    max_upsampling
+        How many times a slide may be enlarged for a view.
     patches
         "spots", "grid", "both", or "auto": spots where there are any, else a grid.
+    grid_um
+        Sides of the tiles of each grid; the field of the first view where empty. Several grids nest where one
+        stride is a multiple of another.
+    overlap_um
+        How far neighbouring tiles of a grid overlap.
+    min_tissue
+        Smallest tissue fraction of a tile.
+    tokens
+        Grids of patch tokens to store beside each vector, such as "7x7".
     backbones
         Registry keys or record files.
     weights
         Local weights file (or "random") by backbone key.
+    precision
+        Arithmetic of the forward pass; "auto": the record's, as far as the device has it.
+    compiled
+        Compile networks with `torch.compile`.
     mpp, pitch_um
         Declared scale of all slides: um per level-0 pixel, or spot pitch in um.
     name
         Stores the (only) backbone's features under another name (`--as`).
     batch
-        Patches per forward pass.
+        Patches per forward pass; measured on the device where None.
     readers
         Threads that read and resample.
     """
 
     views: tuple[str, ...] = ()
     layout: str = "context"
+    max_upsampling: float = MAX_UPSAMPLING
     patches: str = "auto"
+    grid_um: tuple[float, ...] = ()
+    overlap_um: float = 0.0
+    min_tissue: float = 0.5
+    tokens: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ("stain-texture",)
     weights: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
+    precision: str = "auto"
+    compiled: bool = False
     mpp: float | None = None
     pitch_um: float | None = None
     name: str | None = None
-    batch: int = 32
-    readers: int = 2
+    batch: int | None = None
+    readers: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            msg = f"layout {self.layout!r}: choose one of {', '.join(LAYOUTS)}"
-            raise CohortError(msg)
-        if self.patches not in PATCH_CHOICES:
-            msg = f"patches {self.patches!r}: choose one of {', '.join(PATCH_CHOICES)}"
-            raise CohortError(msg)
+        for label, value, choices in (
+            ("layout", self.layout, tuple(LAYOUTS)),
+            ("patches", self.patches, PATCH_CHOICES),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in choices:
+                msg = f"{label} {value!r}: choose one of {', '.join(choices)}"
+                raise CohortError(msg)
         if self.name is not None:
             feature_key(self.name, self.view_names[0])  # refused now, and not after the first slide was read
         for name in self.view_names:
@@ -72,21 +102,63 @@ class FeaturizeOptions:
         if self.name is not None and len(self.backbones) > 1:
             msg = f"a name ({self.name!r}) can be given to one backbone at a time, not to {len(self.backbones)}"
             raise CohortError(msg)
-        for label, value in (("um/px", self.mpp), ("spot pitch in um", self.pitch_um)):
-            if value is not None and not 0 < value < 1e5:
-                msg = f"{label} {value}: wanted a positive number"
-                raise CohortError(msg)
-
-    @property
-    def grid_um(self) -> float:
-        """Stride of a grid: the field of the first view that has the same field on every slide, else 112 um."""
-        fields = [resolve_view(name, slide_mpp=1.0, input_px=1).fov_um for name in self.view_names if name != NATIVE]
-        return fields[0] if fields else VIEW_ALIASES["20x"][0]
+        _check_numbers(self)
+        self.token_grids  # noqa: B018  (refused now)
 
     @property
     def view_names(self) -> tuple[str, ...]:
         """Views asked for, or the layout's."""
         return self.views or LAYOUTS[self.layout]
+
+    @property
+    def density_view(self) -> str | None:
+        """The view at which the density control is stored: the first plain one."""
+        plain = [name for name in self.view_names if resolve_view(name, slide_mpp=1.0, input_px=1).tiles == 1]
+        return plain[0] if plain else None
+
+    @property
+    def grid_tiles_um(self) -> tuple[float, ...]:
+        """Tile sides of the grids: as asked, else the first field that is the same on every slide, else 112 um."""
+        views = [resolve_view(name, slide_mpp=1.0, input_px=1) for name in self.view_names if name != NATIVE]
+        first = views[0].fov_um * views[0].tiles if views else VIEW_ALIASES["20x"][0]
+        return self.grid_um or (first,)
+
+    @property
+    def token_grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each token grid."""
+        found = []
+        for text in self.tokens:
+            match = _GRID.fullmatch(text)
+            if match is None:
+                msg = f"tokens {text!r}: wanted ROWSxCOLUMNS, such as 7x7"
+                raise CohortError(msg)
+            found.append((int(match[1]), int(match[2])))
+        return tuple(dict.fromkeys(found))
+
+
+def _check_numbers(options: FeaturizeOptions) -> None:
+    positive = [("um/px", options.mpp), ("spot pitch in um", options.pitch_um)]
+    positive += [("grid tile in um", tile) for tile in options.grid_um]
+    for label, value in positive:
+        if value is not None and not 0 < value < 1e5:
+            msg = f"{label} {value}: wanted a positive number"
+            raise CohortError(msg)
+    if not 0 <= options.overlap_um < min(options.grid_tiles_um):
+        msg = (
+            f"overlap of {options.overlap_um:g} um: wanted 0 or more, and less than the tile's "
+            f"{min(options.grid_tiles_um):g} um"
+        )
+        raise CohortError(msg)
+    if not 0 <= options.min_tissue <= 1:
+        msg = f"smallest tissue fraction {options.min_tissue:g}: wanted a number from 0 to 1"
+        raise CohortError(msg)
+    if not 1 <= options.max_upsampling <= 64:
+        msg = f"up-sampling limit {options.max_upsampling:g}: wanted a number from 1 to 64"
+        raise CohortError(msg)
+    for label, count in (("batch", options.batch), ("readers", options.readers)):
+        if count is not None and count < 1:
+            msg = f"{label} {count}: wanted 1 or more"
+            raise CohortError(msg)
 
 
 @dataclass(frozen=True)
@@ -99,6 +171,8 @@ class SlideDone:
     mpp_source: str
     written: int
     """Feature files written now; the others were there already."""
+    resumed: int = 0
+    """Patches (over all passes) that an earlier, killed run had embedded already."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +185,8 @@ class FeaturizeReport:
         (slide, cause) of slides that could not be done; the others are complete.
     licences
         Terms of each backbone used.
+    stages
+        Where the time went.
     """
 
     store: Path
@@ -120,3 +196,4 @@ class FeaturizeReport:
     licences: dict[str, str]
     unknown_patients: tuple[str, ...]
     seconds: float
+    stages: StageReport

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..store.atomic import sweep_partials
 from ..store.errors import CohortError, TissuaryError
 from ..store.naming import UNKNOWN_PATIENT
+from .job_plan import Plan
 from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
+from .patch_stream import Readers
+from .slide_job import PreparedSlide, Run, embed_slide, prepare_slide
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
@@ -65,7 +70,10 @@ def featurize(
     root = Path(store)
     if root.is_dir():
         sweep_partials(root)
-    done, failed = _run_slides(cohort.samples, root, options, encoders=encoders, progress=progress or _silent)
+    with Readers(options.readers) as readers:
+        run = Run(root, options, encoders, plan_of(options, encoders), readers)
+        done, failed = run_slides(cohort.samples, run, progress=progress or _silent)
+        stages = readers.stages.report(readers=options.readers)
     everything = (*cohort.refused, *((slide_id, str(cause)) for slide_id, cause in failed))
     if failed and not done:
         raise _all_failed(failed[0][1], everything)
@@ -74,34 +82,49 @@ def featurize(
         source=cohort.source,
         done=done,
         failed=everything,
-        licences={name: encoder.record.licence for name, encoder in encoders.items()},
+        licences={name: encoder.record.terms for name, encoder in encoders.items()},
         unknown_patients=tuple(s.slide_id for s in cohort.samples if s.patient_id.startswith(UNKNOWN_PATIENT)),
         seconds=time.perf_counter() - started,
+        stages=stages,
     )
 
 
-def _run_slides(
-    samples: Sequence[Sample],
-    root: Path,
-    options: FeaturizeOptions,
-    *,
-    encoders: dict[str, Encoder],
-    progress: Progress,
+def run_slides(
+    samples: Sequence[Sample], run: Run, *, progress: Progress
 ) -> tuple[tuple[SlideDone, ...], tuple[tuple[str, TissuaryError], ...]]:
-    """Slides that were done, and those that failed with their causes."""
-    from .slide_job import run_slide
+    """Slides that were done, and those that failed with their causes.
 
+    While one slide is embedded the next is opened, looked at and read from, so that the model never waits for a
+    slide to begin.
+    """
     done: list[SlideDone] = []
     failed: list[tuple[str, TissuaryError]] = []
-    for sample in samples:
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
+        coming: Future[PreparedSlide] | None = None
         try:
-            done.append(run_slide(sample, root, options, encoders=encoders, progress=progress))
-        except TissuaryError as error:
-            failed.append((sample.slide_id, error))
-        except UNFORESEEN as error:
-            log.warning("slide %s: %s", sample.slide_id, error, exc_info=True)
-            failed.append((sample.slide_id, CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {error}")))
+            for sample, following in zip(samples, (*samples[1:], None), strict=True):
+                current = coming or ahead.submit(prepare_slide, sample, run)
+                coming = None
+                with _isolated(sample, failed):
+                    prepared = current.result()
+                    coming = ahead.submit(prepare_slide, following, run) if following is not None else None
+                    done.append(embed_slide(prepared, run, progress=progress))
+        finally:
+            if coming is not None and coming.exception() is None:
+                coming.result().close()
     return tuple(done), tuple(failed)
+
+
+@contextmanager
+def _isolated(sample: Sample, failed: list[tuple[str, TissuaryError]]) -> Iterator[None]:
+    """Let what goes wrong with a slide cost that slide only."""
+    try:
+        yield
+    except TissuaryError as error:
+        failed.append((sample.slide_id, error))
+    except UNFORESEEN as error:
+        log.warning("slide %s: %s", sample.slide_id, error, exc_info=True)
+        failed.append((sample.slide_id, CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {error}")))
 
 
 def _all_failed(first: TissuaryError, failed: Sequence[tuple[str, str]]) -> TissuaryError:
@@ -148,7 +171,16 @@ def build_encoders(options: FeaturizeOptions) -> dict[str, Encoder]:
         )
         raise CohortError(msg)
     device = _device(options.device)
-    built = [build_encoder(record, weights=options.weights.get(record.key), device=device) for record in records]
+    built = [
+        build_encoder(
+            record,
+            weights=options.weights.get(record.key),
+            device=device,
+            precision=options.precision,
+            compiled=options.compiled,
+        )
+        for record in records
+    ]
     names = [options.name or encoder.record.key for encoder in built]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -157,6 +189,18 @@ def build_encoders(options: FeaturizeOptions) -> dict[str, Encoder]:
     encoders = dict(zip(names, built, strict=True))
     encoders.setdefault(DENSITY, build_encoder(get_record(DENSITY), weights=None, device=device))
     return encoders
+
+
+def plan_of(options: FeaturizeOptions, encoders: dict[str, Encoder]) -> Plan:
+    """Where this run computes, with the batch asked for or the one that suits the device."""
+    import torch
+
+    from .backbones.batch_size import automatic_batch
+
+    device = torch.device(_device(options.device))
+    batch = options.batch or automatic_batch(tuple(encoders.values()), device=str(device))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Plan(batch, torch.get_num_threads(), name, torch.__version__, options.compiled)
 
 
 def _device(wanted: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from ..store.arrays import Floats, Pixels
+from ..store.arrays import Floats, Ints, Pixels
+from .resampling import resample_pil
 from .views import View
 
 READING = "antialiased bilinear, mirrored borders, 1"
@@ -43,6 +43,16 @@ class Field:
     side_level_px: float
     side_px: int
 
+    @property
+    def reach_px(self) -> int:
+        """How far outside the field pixels are used: the triangle filter reaches one output pixel beyond it."""
+        return math.ceil(max(1.0, self.side_level_px / self.side_px)) + 1
+
+    @property
+    def region_px(self) -> int:
+        """Side of the whole-pixel region that holds the field and the filter's reach, wherever its corner falls."""
+        return math.ceil(self.side_level_px) + 1 + 2 * self.reach_px
+
 
 def plan_field(slide: Readable, view: View, *, mpp: float) -> Field:
     """Choose the coarsest level that is still at least as fine as the view.
@@ -56,8 +66,27 @@ def plan_field(slide: Readable, view: View, *, mpp: float) -> Field:
     return Field(level, downsample, view.fov_um / mpp / downsample, view.side_px)
 
 
+def regions_of(field: Field, centers_px: Floats) -> tuple[Ints, Floats]:
+    """Whole-pixel regions that hold the fields around centres.
+
+    Parameters
+    ----------
+    centers_px
+        (n, 2) level-0 pixels, x then y.
+
+    Returns
+    -------
+    tuple
+        Corners (n, 2) int64 of regions of `field.region_px`, in the level's pixels (they may lie outside of it), and
+        the fields' own corners (n, 2) float64 inside their regions.
+    """
+    corner = centers_px / field.downsample - field.side_level_px / 2  # (n, 2)
+    region = np.floor(corner).astype(np.int64) - field.reach_px
+    return region, corner - region
+
+
 def read_patch(slide: Readable, field: Field, center_px: Floats) -> Pixels:
-    """Read one patch.
+    """Read one patch with one read of the slide; many patches are read faster through `PatchStream`.
 
     Parameters
     ----------
@@ -71,57 +100,25 @@ def read_patch(slide: Readable, field: Field, center_px: Floats) -> Pixels:
         the slide is filled by mirroring the tissue at the border: never silent black, and no white edge that a
         texture feature would see.
     """
-    from PIL import Image
-
-    x, y = (float(c) / field.downsample - field.side_level_px / 2 for c in center_px)
-    # The triangle filter reaches one output pixel beyond the field on each side.
-    reach = math.ceil(max(1.0, field.side_level_px / field.side_px)) + 1
-    left, top = math.floor(x) - reach, math.floor(y) - reach
-    right, bottom = (math.ceil(v + field.side_level_px) + reach for v in (x, y))
-    region = _read_mirrored(slide, field.level, (left, top, right, bottom))
-    box = (x - left, y - top, x - left + field.side_level_px, y - top + field.side_level_px)
-    patch = Image.fromarray(region).resize((field.side_px, field.side_px), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(patch)
+    regions, corners = regions_of(field, np.asarray(center_px)[None])
+    (left, top), side = regions[0].tolist(), field.region_px
+    width, height = slide.level_dimensions[field.level]
+    (x0, x1), (y0, y1) = inside(left, left + side, width), inside(top, top + side, height)
+    pixels = slide.read(field.level, x0, y0, x1 - x0, y1 - y0)
+    region = mirrored(pixels, left=x0 - left, top=y0 - top, side=side)
+    return resample_pil(region, corners[0], side_px=field.side_level_px, out_px=field.side_px)
 
 
-def _read_mirrored(slide: Readable, level: int, box: tuple[int, int, int, int]) -> Pixels:
-    """Region of a level that may reach outside of it."""
-    left, top, right, bottom = box
-    width, height = slide.level_dimensions[level]
-    x0, x1 = _clip(left, right, width)
-    y0, y1 = _clip(top, bottom, height)
-    inside = slide.read(level, x0, y0, x1 - x0, y1 - y0)
-    pad = ((y0 - top, bottom - y1), (x0 - left, right - x1), (0, 0))
-    if not any(amount for sides in pad for amount in sides):
-        return inside
-    return np.pad(inside, pad, mode="symmetric")
-
-
-def _clip(start: int, stop: int, size: int) -> tuple[int, int]:
+def inside(start: int, stop: int, size: int) -> tuple[int, int]:
     """The part of [start, stop) inside [0, size); at least one pixel, so that there is something to mirror."""
     low = min(max(start, 0), size - 1)
     return low, max(min(stop, size), low + 1)
 
 
-def read_thumbnail(slide: Readable, *, longest_px: int = 1024) -> Pixels:
-    """Picture of the whole slide, at most `longest_px` long, from its coarsest sufficient level."""
-    from PIL import Image
-
-    width, height = slide.level_dimensions[0]
-    factor = max(1.0, max(width, height) / longest_px)
-    level = max(
-        (i for i, d in enumerate(slide.level_downsamples) if d <= factor * 1.001),
-        key=lambda i: slide.level_downsamples[i],
-    )
-    size = (max(1, round(width / factor)), max(1, round(height / factor)))
-    columns, rows = slide.level_dimensions[level]
-    # Read in bands: a coarse level can be missing, and a gigapixel level 0 does not fit in memory at once.
-    band = max(1, int(64e6 // max(columns, 1)))
-    edges = np.unique(np.clip(np.round(np.arange(0, rows + band, band)), 0, rows)).astype(int)
-    out = np.empty((size[1], size[0], 3), dtype=np.uint8)
-    for top, bottom in pairwise(edges):
-        first, last = round(top / rows * size[1]), round(bottom / rows * size[1])
-        if last > first:
-            region = Image.fromarray(slide.read(level, 0, int(top), columns, int(bottom - top)))
-            out[first:last] = np.asarray(region.resize((size[0], last - first), Image.Resampling.BOX))
-    return out
+def mirrored(pixels: Pixels, *, left: int, top: int, side: int) -> Pixels:
+    """Fill a (side, side, 3) region whose `pixels` start at (left, top) by mirroring them at their borders."""
+    height, width = pixels.shape[:2]
+    pad = ((top, side - top - height), (left, side - left - width), (0, 0))
+    if (height, width) == (side, side):
+        return pixels
+    return np.pad(pixels, pad, mode="symmetric")

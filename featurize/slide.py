@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class Slide(Protocol):
         ...
 
     @property
+    def tile_px(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of the native tiles of each level, in its own pixels; the cheapest units to read."""
+        ...
+
+    @property
     def metadata_mpp(self) -> float | None:
         """um per level-0 pixel as the file says, unchecked; None where it does not say."""
         ...
@@ -71,6 +76,32 @@ class Slide(Protocol):
         """
         ...
 
+    def fetch_tile(self, level: int, column: int, row: int) -> Any:
+        """Read what `decode_tile` needs of one tile from the file, without decoding it.
+
+        Raises
+        ------
+        SlideError
+            If there is no such tile, or the file does not hold all of its bytes.
+        """
+        ...
+
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+        """Turn what `fetch_tile` gave into pixels.
+
+        Returns
+        -------
+        Pixels
+            (h, w, 3) RGB of the tile, cropped to the level at the right and lower border; white where the slide has
+            no data. It may share memory with the slide and must not be written to.
+
+        Raises
+        ------
+        SlideError
+            If there is no such tile, or its bytes are damaged.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the file."""
         ...
@@ -85,7 +116,9 @@ class Slide(Protocol):
 def open_slide(path: Path) -> Slide:
     """Open an image, choosing the reader by the file's content and not by its ending.
 
-    - Scanner formats that OpenSlide knows: OpenSlide.
+    - Aperio: OpenSlide for what the file says, its tiles directly where that gives the same pixels.
+    - Other scanner formats that OpenSlide knows: OpenSlide. Those that are tiled TIFF underneath (Philips, Leica,
+      Ventana, Hamamatsu) have tiles left out, overlapping tiles and areas placed apart, which OpenSlide puts together.
     - Every other TIFF, OME and plain pyramids included: tifffile. OpenSlide would read those that are tiled too, but
       it overlooks pyramids kept in SubIFDs and the OME scale, and it interpolates where a level's downsample is not
       a whole number.
@@ -102,6 +135,10 @@ def open_slide(path: Path) -> Slide:
 
     head, size_bytes = _head(path)
     vendor = OpenSlide.detect_format(path)  # asked first: an .mrxs begins as a JPEG
+    if vendor == "aperio":
+        from .slide_aperio import open_aperio
+
+        return open_aperio(path)
     if vendor is not None and vendor != "generic-tiff":
         from .slide_openslide import OpenSlideSlide
 
@@ -165,6 +202,30 @@ def check_region(
             f"{columns} x {rows} px"
         )
         raise SlideError(msg)
+
+
+def tile_box(slide: Slide, tile: tuple[int, int, int], path: Path) -> tuple[int, int, int, int]:
+    """Where a tile (level, column, row) lies: x, y, width and height in its level's pixels, cropped to the level.
+
+    Raises
+    ------
+    SlideError
+        If there is no such tile.
+    """
+    level, column, row = tile
+    if not 0 <= level < len(slide.level_dimensions):
+        msg = f"image {path} has levels 0 to {len(slide.level_dimensions) - 1}; a tile of level {level} was asked for"
+        raise SlideError(msg)
+    level_width, level_height = slide.level_dimensions[level]
+    width, height = slide.tile_px[level]
+    x, y = column * width, row * height
+    if not (0 <= x < level_width and 0 <= y < level_height):
+        msg = (
+            f"image {path}: level {level} has {-(-level_width // width)} x {-(-level_height // height)} tiles; "
+            f"that at column {column}, row {row} was asked for"
+        )
+        raise SlideError(msg)
+    return x, y, min(width, level_width - x), min(height, level_height - y)
 
 
 def on_white(pixels: Pixels) -> Pixels:

@@ -1,115 +1,143 @@
-"""One slide into the store: scale, patches, counts, and the features of every encoder at every view."""
+"""One slide into the store: looked at, deposited and read ahead in one step, embedded in another."""
 
 from __future__ import annotations
 
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..store.arrays import Bools
-from ..store.errors import CohortError, ScaleError
+from ..store.lock import slide_lock
 from ..store.naming import SPOTS
-from ..store.patch_file import Patches
-from .cohort import Measured, Sample, check_spots_inside
+from ..store.schema import qc_path
+from .cohort import Sample
 from .deposit import deposit_counts, deposit_patches, deposit_slide
-from .embedding import embed
+from .embedding import OpenPass, open_pass, run_pass
+from .job_plan import Plan, plan_passes
 from .options import FeaturizeOptions, Progress, SlideDone
-from .reading import read_thumbnail
-from .scale import Scale, resolve_scale, spot_pitch_px
-from .slide import Slide, open_slide
-from .targets import view_fields, with_missing_targets
-from .tissue import grid_centers, tissue_mask
+from .patch_stream import Readers
+from .qc import draw_qc, write_qc
+from .slide import open_slide
+from .slide_look import Look, look_at
+from .targets import missing_targets
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
 
+log = logging.getLogger(__name__)
 
-def run_slide(
-    sample: Sample, root: Path, options: FeaturizeOptions, *, encoders: dict[str, Encoder], progress: Progress
-) -> SlideDone:
-    """Bring one slide into the store; what is there already and agrees is left alone.
 
-    Parameters
+@dataclass(frozen=True)
+class Run:
+    """What all slides of a run share.
+
+    Attributes
     ----------
     root
         Folder of the store.
     encoders
         By the name their features are stored under.
+    """
+
+    root: Path
+    options: FeaturizeOptions
+    encoders: dict[str, Encoder]
+    plan: Plan
+    readers: Readers
+
+
+@dataclass
+class PreparedSlide:
+    """A slide whose image is open and locked, whose geometry and counts are in the store.
+
+    Attributes
+    ----------
+    passes
+        Patches in all, and the pass that embeds them; the first has begun to read.
+    """
+
+    sample: Sample
+    look: Look
+    passes: list[OpenPass] = field(default_factory=list)
+    written: int = 0
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Let go of image, lock and files."""
+        self.resources.close()
+
+
+def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
+    """Look at a slide, deposit what is known of it, and begin to read; what is there and agrees is left alone.
 
     Raises
     ------
     TissuaryError
-        If scale, spots, counts or pixels cannot be used, or the store holds something else under the same name.
+        If scale, spots, counts or pixels cannot be used, the store holds something else under the same name, or
+        another process writes this slide.
     """
-    with open_slide(sample.image) as slide:
-        measured = sample.read_measured() if sample.read_measured is not None else None
-        scale = _scale(sample, slide, measured, declared_mpp=options.mpp)
-        fields = view_fields(slide, scale.mpp, options, encoders=encoders)
-        thumbnail = read_thumbnail(slide)
-        tissue = tissue_mask(thumbnail)
-        sets = _patch_sets(sample, slide, measured, options=options, tissue=tissue, mpp=scale.mpp)
-        record = deposit_slide(root, sample, slide, scale=scale, thumbnail=thumbnail, tissue=tissue)
-        written = 0
-        for name, patches in sets.items():
-            deposit_patches(root, sample.slide_id, patches, name=name)
-            if name == SPOTS and measured is not None:
-                deposit_counts(root, sample.slide_id, measured, patches)
-            wanted = [
-                with_missing_targets(one, patches, root=root, slide=record, patch_set=name, encoders=encoders)
-                for one in fields
-            ]
-            wanted = [one for one in wanted if one.targets]
-            if wanted:
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(sample.image))
+        look = look_at(sample, slide, run.options, encoders=run.encoders)
+        stack.enter_context(slide_lock(run.root, sample.slide_id))
+        record = deposit_slide(run.root, sample, slide, scale=look.scale, thumbnail=look.thumbnail, tissue=look.tissue)
+        _picture(sample, look, run.root, size_px=(slide.width, slide.height))
+        prepared = PreparedSlide(sample, look)
+        for name, patch_set in look.sets.items():
+            patches = patch_set.patches
+            deposit_patches(run.root, sample.slide_id, patches, name=name)
+            if name == SPOTS and look.measured is not None:
+                deposit_counts(run.root, sample.slide_id, look.measured, patches)
+            wanted = missing_targets(
+                look.fields, patches, root=run.root, slide=record, patch_set=name, encoders=run.encoders
+            )
+            for target in (target for _, targets in wanted for target in targets):
+                target.path.unlink(missing_ok=True)  # a damaged file, or none
+                prepared.written += 1
+            for one in plan_passes(wanted, run.plan):
+                opened = open_pass(slide, patches, one, readers=run.readers)
+                stack.callback(opened.close)
+                prepared.passes.append(opened)
+        if prepared.passes:
+            prepared.passes[0].stream.start()
+        prepared.resources = stack.pop_all()
+    return prepared
 
-                def tell(done: int, total: int = len(patches)) -> None:
-                    progress(sample.slide_id, done, total)
 
-                embed(slide, patches.center_px, wanted, batch=options.batch, readers=options.readers, progress=tell)
-                written += sum(len(one.targets) for one in wanted)
-    return SlideDone(sample.slide_id, sum(map(len, sets.values())), scale.mpp, scale.source, written)
+def embed_slide(prepared: PreparedSlide, run: Run, *, progress: Progress) -> SlideDone:
+    """Embed the patches of a prepared slide, and close it.
+
+    Raises
+    ------
+    TissuaryError
+        If pixels cannot be read, or a backbone gives NaN.
+    """
+    slide_id = prepared.sample.slide_id
+    try:
+        for opened in prepared.passes:
+
+            def tell(done: int, total: int = len(opened.order)) -> None:
+                progress(slide_id, done, total)
+
+            if opened.start:
+                log.info("slide %s: goes on at patch %d of %d", slide_id, opened.start, len(opened.order))
+            run_pass(opened, readers=run.readers, progress=tell)
+    finally:
+        prepared.close()
+    scale, resumed = prepared.look.scale, sum(opened.start for opened in prepared.passes)
+    patches = sum(len(one.patches) for one in prepared.look.sets.values())
+    return SlideDone(slide_id, patches, scale.mpp, scale.source, prepared.written, resumed)
 
 
-def _scale(sample: Sample, slide: Slide, measured: Measured | None, *, declared_mpp: float | None) -> Scale:
-    pitch_px = None
-    declared = sample.mpp or declared_mpp or slide.metadata_mpp
-    if sample.pitch_um is not None and measured is not None and measured.spots.array is not None:
-        try:
-            pitch_px = spot_pitch_px(measured.spots.center_px, measured.spots.array)
-        except ScaleError:
-            if declared is None:  # a slide of one spot has no pitch, but its scale may be known all the same
-                raise
-    return resolve_scale(
-        sample.slide_id,
-        manifest=sample.mpp,
-        command_line=declared_mpp,
-        metadata=slide.metadata_mpp,
-        pitch_um=sample.pitch_um,
-        pitch_px=pitch_px,
+def _picture(sample: Sample, look: Look, root: Path, *, size_px: tuple[int, int]) -> None:
+    """Draw where was looked, once."""
+    path = qc_path(root, sample.slide_id)
+    if path.exists():
+        return
+    fallback_px = max(one.view.fov_um for one in look.fields[:1]) / look.scale.mpp
+    sets = {name: (one.patches.center_px, one.side_px or fallback_px) for name, one in look.sets.items()}
+    picture = draw_qc(
+        look.thumbnail, look.tissue, size_px=size_px, mpp=look.scale.mpp, sets=sets, slide_id=sample.slide_id
     )
-
-
-def _patch_sets(
-    sample: Sample, slide: Slide, measured: Measured | None, *, options: FeaturizeOptions, tissue: Bools, mpp: float
-) -> dict[str, Patches]:
-    """The patch sets asked for, by name."""
-    wanted = options.patches
-    if wanted == "auto":
-        wanted = "grid" if measured is None else "spots"
-    sets: dict[str, Patches] = {}
-    if wanted in ("spots", "both"):
-        if measured is None:
-            msg = f"slide {sample.slide_id}: its source has no spots; featurize it with `--patches grid`"
-            raise CohortError(msg)
-        spots = measured.spots
-        check_spots_inside(sample.slide_id, spots, width_px=slide.width, height_px=slide.height)
-        sets[SPOTS] = Patches(spots.center_px, spots.barcode, spots.array)
-    if wanted in ("grid", "both"):
-        stride_um = options.grid_um
-        centers, cells = grid_centers(tissue, size_px=(slide.width, slide.height), stride_px=stride_um / mpp)
-        if not len(centers):
-            msg = f"slide {sample.slide_id}: no tissue was found on it, so there is nothing to featurize"
-            raise CohortError(msg)
-        barcode = np.array([f"{row}x{column}" for row, column in cells], dtype=np.str_)
-        sets[f"grid-{stride_um:g}um"] = Patches(centers, barcode, cells)
-    return sets
+    write_qc(path, picture)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from openslide import OpenSlide, OpenSlideError
 
 from ..store.arrays import Pixels
 from ..store.errors import SlideError, TissuaryError
-from .slide import check_region, on_white
+from .slide import check_region, on_white, tile_box
 from .slide_metadata import square_mpp
+from .slide_photo import check_whole_size
+
+DEFAULT_TILE_PX = 512
+"""Side of the tiles of formats that have none."""
 
 
 class OpenSlideSlide:
@@ -24,7 +30,7 @@ class OpenSlideSlide:
     Raises
     ------
     SlideError
-        If OpenSlide cannot open the file.
+        If OpenSlide cannot open the file, or its tiles are too large to be decoded.
     ScaleError
         If its pixels are not square.
     """
@@ -40,9 +46,12 @@ class OpenSlideSlide:
         self.level_dimensions: tuple[tuple[int, int], ...] = self._handle.level_dimensions
         self.level_downsamples: tuple[float, ...] = self._handle.level_downsamples
         self.width, self.height = self.level_dimensions[0]
+        self.tile_px = tuple(_tile_px(properties, level) for level in range(len(self.level_dimensions)))
         self.reader = f"OpenSlide ({properties.get('openslide.vendor', 'unknown vendor')})"
         x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
         try:
+            # OpenSlide ends the whole process where it cannot get the memory for a tile.
+            check_whole_size(max(self.tile_px, key=math.prod), path)
             self.metadata_mpp = square_mpp(x, y, path)
         except TissuaryError:
             self._handle.close()
@@ -60,6 +69,14 @@ class OpenSlideSlide:
             raise SlideError(msg) from error
         return on_white(np.asarray(region))  # (h, w, 4) -> (h, w, 3)
 
+    def fetch_tile(self, level: int, column: int, row: int) -> None:
+        """Nothing, of a tile that exists: OpenSlide reads and decodes in one."""
+        tile_box(self, (level, column, row), self._path)
+
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+        """Read one tile; see `Slide.decode_tile`."""
+        return self.read(level, *tile_box(self, (level, column, row), self._path))
+
     def close(self) -> None:
         """Let go of the file."""
         self._handle.close()
@@ -71,6 +88,12 @@ class OpenSlideSlide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    """Width and height of a level's tiles."""
+    width, height = (properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height"))
+    return int(width or DEFAULT_TILE_PX), int(height or DEFAULT_TILE_PX)
 
 
 def _number(text: str | None) -> float | None:

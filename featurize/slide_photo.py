@@ -6,18 +6,19 @@ import math
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from ..store.arrays import Pixels
 from ..store.errors import SlideError
-from .slide import JPEG_MAGIC, check_region, on_white, unreadable
+from .slide import JPEG_MAGIC, check_region, on_white, tile_box, unreadable
 
 MAX_WHOLE_PX = 1_500_000_000
 """Largest image that is decoded whole: 4.5 GB in memory. A header may claim any size."""
 
 SMALLEST_LEVEL_PX = 512
+TILE_PX = 512
 _BAND_ROWS = 1024  # rows reduced at a time, so that the work needs little memory beside the result
 
 
@@ -49,11 +50,23 @@ class WholeSlide:
         self.level_dimensions = tuple(
             (math.ceil(self.width / d), math.ceil(self.height / d)) for d in self.level_downsamples
         )
+        self.tile_px = ((TILE_PX, TILE_PX),) * len(self.level_dimensions)
 
     def read(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> Pixels:
         """Read a region of a level; see `Slide.read`."""
         check_region(self.level_dimensions, level, (x_px, y_px, width_px, height_px), self._path)
         return self._level(level)[y_px : y_px + height_px, x_px : x_px + width_px].copy()
+
+    def fetch_tile(self, level: int, column: int, row: int) -> None:
+        """Nothing, of a tile that exists: the pixels are in memory."""
+        tile_box(self, (level, column, row), self._path)
+
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+        """One tile, not copied; see `Slide.decode_tile`."""
+        x, y, width, height = tile_box(self, (level, column, row), self._path)
+        tile = self._level(level)[y : y + height, x : x + width]
+        tile.flags.writeable = False
+        return tile
 
     def _level(self, level: int) -> Pixels:
         with self._lock:  # the first reader makes the level, the others wait for it

@@ -1,10 +1,10 @@
-"""TIFF that no scanner format claims, OME included: tiles decoded one by one through tifffile."""
+"""Tiled TIFF, OME included: tiles read and decoded one by one, through tifffile and its codecs."""
 
 from __future__ import annotations
 
+import math
+import os
 import struct
-import threading
-from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,15 +15,12 @@ import tifffile
 
 from ..store.arrays import Pixels
 from ..store.errors import SlideError, TissuaryError
-from .slide import Slide, check_region
+from .slide import Slide, check_region, tile_box
 from .slide_metadata import tiff_mpp
 from .slide_photo import WholeSlide, as_rgb, check_whole_size
 from .slide_tiff_layout import Level, Plane, check_chain, check_colours, level_of, pyramid, without_extras
 
-CACHE_BYTES = 64 * 2**20
-"""Decoded tiles that are kept: patches overlap, and a tile is shared by several."""
-
-_DAMAGED = (RuntimeError, ValueError, OSError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error)
+DAMAGED = (RuntimeError, ValueError, OSError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error)
 """What tifffile and its codecs were seen to raise on bytes changed at random."""
 
 
@@ -36,78 +33,93 @@ class TiffSlide:
         The open `tifffile.TiffFile`; closed with the slide.
     levels
         Finest first.
+    metadata_mpp
+        um/px, as the file says.
+    reader
+        Name of what reads it.
+
+    Raises
+    ------
+    SlideError
+        If a tile is too large to be decoded.
     """
 
     def __init__(
-        self, path: Path, file: tifffile.TiffFile, levels: tuple[Level, ...], *, metadata_mpp: float | None
+        self,
+        path: Path,
+        file: tifffile.TiffFile,
+        levels: tuple[Level, ...],
+        *,
+        metadata_mpp: float | None,
+        reader: str = "tifffile",
     ) -> None:
         self._path, self._file, self._levels = path, file, levels
-        self._file_lock, self._cache_lock = threading.Lock(), threading.Lock()
-        self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
-        self._cached_bytes = 0
-        self.reader = "tifffile"
+        self._descriptor, self._file_bytes = file.filehandle.fileno(), file.filehandle.size
+        self.reader = reader
         self.metadata_mpp = metadata_mpp
         self.width, self.height = levels[0].width, levels[0].height
         self.level_dimensions = tuple((level.width, level.height) for level in levels)
         # The mean over both axes, as OpenSlide has it: writers round a level's sides each in their own way.
         self.level_downsamples = tuple((self.width / w + self.height / h) / 2 for w, h in self.level_dimensions)
+        self.tile_px = tuple(level.tile_px for level in levels)
+        check_whole_size(max(self.tile_px, key=math.prod), path)
 
     def read(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> Pixels:
-        """Read a region of a level; see `Slide.read`. Tiles that the file leaves out are white."""
+        """Read a region of a level; see `Slide.read`. Its tiles are decoded anew at each call."""
         check_region(self.level_dimensions, level, (x_px, y_px, width_px, height_px), self._path)
-        region = np.full((height_px, width_px, 3), 255, dtype=np.uint8)
-        for plane in self._levels[level].planes:
-            rows, columns = plane.tile_shape
-            across = -(-self._levels[level].width // columns)
-            for row in range(y_px // rows, (y_px + height_px - 1) // rows + 1):
-                for column in range(x_px // columns, (x_px + width_px - 1) // columns + 1):
-                    tile = self._tile(plane, plane.first_tile + row * across + column)
-                    if tile is not None:
-                        _paste(region[..., plane.channels], tile, x=column * columns - x_px, y=row * rows - y_px)
+        region = np.empty((height_px, width_px, 3), dtype=np.uint8)
+        columns, rows = self.tile_px[level]
+        for row in range(y_px // rows, (y_px + height_px - 1) // rows + 1):
+            for column in range(x_px // columns, (x_px + width_px - 1) // columns + 1):
+                tile = self.decode_tile(level, column, row, self.fetch_tile(level, column, row))
+                _paste(region, tile, x=column * columns - x_px, y=row * rows - y_px)
         return region
 
-    def _tile(self, plane: Plane, index: int) -> Pixels | None:
-        """One decoded tile, from the cache where it is there; None where the file leaves it out."""
-        key = (plane.page.offset, index)
-        with self._cache_lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        tile = self._decode(plane, index)
-        if tile is not None:
-            with self._cache_lock:
-                if key not in self._cache:
-                    self._cache[key] = tile
-                    self._cached_bytes += tile.nbytes
-                while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                    self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+    def fetch_tile(self, level: int, column: int, row: int) -> tuple[bytes, ...]:
+        """Compressed bytes of one tile, of each colour plane; none where the file leaves the tile out."""
+        tile_box(self, (level, column, row), self._path)
+        index = self._index(level, column, row)
+        return tuple(self._bytes_of(plane, plane.first_tile + index) for plane in self._levels[level].planes)
+
+    def decode_tile(self, level: int, column: int, row: int, fetched: tuple[bytes, ...]) -> Pixels:
+        """Decode one tile; see `Slide.decode_tile`. Tiles that the file leaves out are white."""
+        _, _, width, height = tile_box(self, (level, column, row), self._path)
+        index, planes = self._index(level, column, row), self._levels[level].planes
+        if len(planes) == 1 and fetched[0]:
+            return as_rgb(self._decoded(planes[0], index, fetched[0]), self._path)[:height, :width]
+        tile = np.full((height, width, 3), 255, dtype=np.uint8)
+        for plane, data in zip(planes, fetched, strict=True):
+            if data:
+                tile[..., plane.channels] = self._decoded(plane, plane.first_tile + index, data)[:height, :width]
         return tile
 
-    def _decode(self, plane: Plane, index: int) -> Pixels | None:
+    def _index(self, level: int, column: int, row: int) -> int:
+        """Index of a tile in each of its level's planes."""
+        return row * -(-self._levels[level].width // self.tile_px[level][0]) + column
+
+    def _bytes_of(self, plane: Plane, index: int) -> bytes:
         try:
-            offset, size = plane.page.dataoffsets[index], plane.page.databytecounts[index]
-            if size == 0:
-                return None
-            with self._file_lock:
-                self._file.filehandle.seek(offset)
-                data = self._file.filehandle.read(size)
-            if len(data) < size:
-                msg = f"image {self._path} is truncated: tile {index} ends after {len(data)} of {size} bytes"
-                raise SlideError(msg)
-            # Decoding needs no lock, and the codecs release the interpreter's.
-            tile = plane.page.keyframe.decode(data, index, **plane.jpeg)[0][0]  # (1, h, w, c) -> (h, w, c)
-        except SlideError:
-            raise
-        except _DAMAGED as error:
+            offset, size = plane.offsets[index], plane.sizes[index]
+            # `pread` keeps no position, so threads need no lock. A damaged size may be beyond what memory can hold.
+            data = os.pread(self._descriptor, min(size, self._file_bytes), offset)
+        except DAMAGED as error:
+            msg = f"image {self._path}: tile {index} cannot be read ({error}): the file is damaged"
+            raise SlideError(msg) from error
+        if len(data) < size:
+            msg = f"image {self._path} is truncated: tile {index} ends after {len(data)} of {size} bytes"
+            raise SlideError(msg)
+        return data
+
+    def _decoded(self, plane: Plane, index: int, data: bytes) -> Pixels:
+        try:
+            return plane.decode(data, index)
+        except DAMAGED as error:
             msg = f"image {self._path}: tile {index} cannot be decoded ({error}): the file is damaged"
             raise SlideError(msg) from error
-        return as_rgb(without_extras(tile, plane.page.keyframe), self._path) if tile.shape[2] > 1 else tile
 
     def close(self) -> None:
-        """Let go of the file and the tiles."""
-        with self._cache_lock:
-            self._cache.clear()
-            self._cached_bytes = 0
+        """Let go of the file."""
+        self._descriptor = -1  # the number may soon be another file's
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -131,7 +143,7 @@ def open_tiff(path: Path) -> Slide:
     """
     try:
         file = tifffile.TiffFile(path)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         msg = f"image {path} cannot be opened as TIFF ({error}): it is damaged; copy it again"
         raise SlideError(msg) from error
     with ExitStack() as stack:
@@ -148,7 +160,7 @@ def open_tiff(path: Path) -> Slide:
             slide = TiffSlide(path, file, tuple(levels), metadata_mpp=mpp)
         except TissuaryError:
             raise
-        except _DAMAGED as error:
+        except DAMAGED as error:
             msg = f"image {path} cannot be read as TIFF ({error}): it is damaged or of an unknown kind"
             raise SlideError(msg) from error
         stack.pop_all()  # the slide closes the file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..store.errors import FingerprintError, StoreError
 from ..store.feature_file import FeatureHeader, read_features
-from ..store.naming import VIEW_ALIASES, feature_key
+from ..store.naming import feature_key
 from ..store.patch_file import Patches
 from ..store.schema import features_path
 from ..store.slide_file import SAME_MPP, SlideRecord
@@ -27,11 +28,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Target:
-    """One feature file to be written."""
+    """One feature file to be written.
+
+    Attributes
+    ----------
+    shape
+        (n, dim), or (n, tokens, dim) for a token grid or sub-tiles.
+    grid
+        Rows and columns of the token grid; None for the vector of a patch or of each sub-tile.
+    """
 
     path: Path
     encoder: Encoder
     header: FeatureHeader
+    shape: tuple[int, ...]
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,17 +51,22 @@ class ViewField:
 
     Attributes
     ----------
+    field
+        Of the whole patch, with all its sub-tiles.
+    tile_px
+        Side of a (sub-)tile as the encoder gets it; more than the view's where a transform crops.
     encoders
         Names that features are stored under.
-    targets
-        Files to be written; filled in once the patches are known.
+    grids
+        Token grids wanted beside the vectors.
     """
 
     view: View
     field: Field
     upsampling: float
+    tile_px: int
     encoders: tuple[str, ...]
-    targets: tuple[Target, ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
 
 
 def view_fields(
@@ -66,72 +82,108 @@ def view_fields(
     fields: dict[tuple[str, int], ViewField] = {}
     for name in options.view_names:
         for stored_as, encoder in encoders.items():
-            if stored_as == DENSITY and name != options.view_names[0]:
+            if stored_as == DENSITY and name != options.density_view:
                 continue
             view = resolve_view(name, slide_mpp=mpp, input_px=encoder.record.input_px)
-            factor = check_upsampling(view, mpp, layout=options.layout)
-            cut = _with_margin(view, encoder.record)
-            at = (name, cut.side_px)
+            factor = check_upsampling(view, mpp, layout=options.layout, limit=options.max_upsampling)
+            tile = _with_margin(view, encoder.record)
+            at = (name, tile.side_px)
             users = (*(fields[at].encoders if at in fields else ()), stored_as)
-            fields[at] = ViewField(view, plan_field(slide, cut, mpp=mpp), factor, users)
+            field = plan_field(slide, _with_all_tiles(view, tile), mpp=mpp)
+            grids = options.token_grids if view.tiles == 1 else ()
+            fields[at] = ViewField(view, field, factor, tile.side_px, users, grids)
     return tuple(fields.values())
 
 
 def _with_margin(view: View, record: BackboneRecord) -> View:
-    """What is read for a view: more than the view where the transform crops, so that the network sees all of it."""
+    """What is read for a tile: more than the view where the transform crops, so that the network sees all of it."""
     if record.crop_from_px is None:
-        return view
-    return replace(view, fov_um=view.fov_um * record.crop_from_px / record.input_px)
+        return replace(view, tiles=1)
+    return replace(view, fov_um=view.fov_um * record.crop_from_px / record.input_px, tiles=1)
 
 
-def with_missing_targets(
-    field: ViewField, patches: Patches, *, root: Path, slide: SlideRecord, patch_set: str, encoders: dict[str, Encoder]
-) -> ViewField:
-    """The field with the feature files that are not in the store yet.
+def _with_all_tiles(view: View, tile: View) -> View:
+    """The square that holds all sub-tiles; its pixels divide evenly among them."""
+    if view.tiles == 1:
+        return tile
+    side_px = (view.tiles - 1) * view.side_px + tile.side_px
+    return replace(tile, fov_um=side_px * view.fov_um / view.side_px, mpp=view.fov_um / view.side_px)
+
+
+Wanted = tuple[ViewField, tuple[Target, ...]]
+"""A field, and the files that are made from it."""
+
+
+def missing_targets(
+    fields: Sequence[ViewField],
+    patches: Patches,
+    *,
+    root: Path,
+    slide: SlideRecord,
+    patch_set: str,
+    encoders: dict[str, Encoder],
+) -> tuple[Wanted, ...]:
+    """Each field with its feature files that are not in the store yet, or damaged there; complete fields are left out.
 
     Raises
     ------
     FingerprintError
         If a file of that key was made by another encoder.
+    StoreError
+        If it was made from another image, scale or set of patches.
     """
+    found = ((one, _missing(one, patches, root, slide, patch_set, encoders)) for one in fields)
+    return tuple((one, targets) for one, targets in found if targets)
+
+
+def _missing(
+    field: ViewField, patches: Patches, root: Path, slide: SlideRecord, patch_set: str, encoders: dict[str, Encoder]
+) -> tuple[Target, ...]:
     targets = []
     for stored_as in field.encoders:
         encoder = encoders[stored_as]
-        path = features_path(root, slide.slide_id, key=feature_key(stored_as, field.view.name), patches=patch_set)
-        header = FeatureHeader(
-            slide_id=slide.slide_id,
-            fingerprint=encoder.fingerprint_for(f"{canonical_view(field.view.name)}; {READING}"),
-            record=encoder.record.to_dict(),
-            mpp=field.view.mpp,
-            fov_um=field.view.fov_um,
-            upsampling=field.upsampling,
-            precision=encoder.record.precision,
-            patches_digest=patches.digest,
-            slide_mpp=slide.mpp,
-            source_digest=slide.source_digest,
-        )
-        if not _is_there(path, header):
-            targets.append(Target(path, encoder, header))
-    return replace(field, targets=tuple(targets))
+        for grid in (None, *(field.grids if encoder.record.token_grid and stored_as != DENSITY else ())):
+            layout = field.view.layout if grid is None else f"grid{grid[0]}x{grid[1]}"
+            key = feature_key(stored_as, field.view.name, layout=layout)
+            header = _header(field, encoder, slide, patches, layout=layout)
+            path = features_path(root, slide.slide_id, key=key, patches=patch_set)
+            if not _is_there(path, header):
+                targets.append(Target(path, encoder, header, _shape(field, encoder, len(patches), grid), grid))
+    return tuple(targets)
 
 
-def canonical_view(name: str) -> str:
-    """The view's name in um, so that an alias and its meaning share a fingerprint."""
-    if name in VIEW_ALIASES:
-        fov_um, mpp = VIEW_ALIASES[name]
-        return f"{fov_um:g}um-{mpp:g}"
-    return name
+def _shape(field: ViewField, encoder: Encoder, n: int, grid: tuple[int, int] | None) -> tuple[int, ...]:
+    if grid is not None:
+        return (n, grid[0] * grid[1], encoder.token_dim)
+    return (n, encoder.dim) if field.view.tiles == 1 else (n, field.view.tiles**2, encoder.dim)
+
+
+def _header(
+    field: ViewField, encoder: Encoder, slide: SlideRecord, patches: Patches, *, layout: str | None
+) -> FeatureHeader:
+    view = field.view.canonical if field.view.layout or not layout else f"{field.view.canonical}.{layout}"
+    return FeatureHeader(
+        slide_id=slide.slide_id,
+        fingerprint=encoder.fingerprint_for(f"{view}; {READING}"),
+        record=encoder.record.to_dict(),
+        mpp=field.view.mpp,
+        fov_um=field.view.fov_um,
+        upsampling=field.upsampling,
+        precision=encoder.record.precision,
+        patches_digest=patches.digest,
+        slide_mpp=slide.mpp,
+        source_digest=slide.source_digest,
+    )
 
 
 def _is_there(path: Path, header: FeatureHeader) -> bool:
-    """Whether the file that would be written exists; a damaged one is removed, so that it is written anew."""
+    """Whether the file that would be written exists, undamaged."""
     if not path.exists():
         return False
     try:
         found = read_features(path).header
     except StoreError as error:
         log.warning("%s; it is written anew", error)
-        path.unlink()
         return False
     if found.fingerprint != header.fingerprint:
         msg = (

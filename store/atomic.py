@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 
 _PARTIAL = re.compile(r"\..*\.partial-(?P<host>[^~]*)~(?P<pid>\d+)~[0-9a-f]{8}")
 
+RESUMABLE = ("partial-f2", "partial-f4", "journal")
+"""Endings of what a killed job leaves beside a feature file, to go on from."""
+
+_RESUMABLE = re.compile(rf"\.(?P<name>[^.].*)\.(?:{'|'.join(RESUMABLE)})")
+
 
 @contextmanager
 def atomic_path(path: Path, *, once: bool = False) -> Iterator[Path]:
@@ -35,43 +40,90 @@ def atomic_path(path: Path, *, once: bool = False) -> Iterator[Path]:
     StoreError
         If the folder cannot be written, the disk is full, or (with `once`) another process was first.
     """
-    temporary = path.parent / f".{path.name}.partial-{_host()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+    # A name may have 255 characters; the start of a long one is enough here.
+    temporary = path.parent / f".{path.name[:120]}.partial-{_host()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        yield temporary
-        _flush(temporary)
-        _publish(temporary, path, once=once)
-        _flush(path.parent)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            yield temporary
+            if once:
+                publish(temporary, path)
+            else:
+                _flush(temporary)
+                temporary.replace(path)
+                _flush(path.parent)
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a `StoreError` that names `path`."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, TissuaryError):  # a slide that cannot be read is not this file's fault
             raise
         msg = f"cannot write {path}: {error.strerror or error}. Choose a writable folder, or free some space."
         raise StoreError(msg) from error
-    finally:
-        _remove(temporary)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Bring a whole file to the disk and give it its name, for good; `temporary` may stay as a second name.
+
+    Raises
+    ------
+    StoreError
+        If the name was taken meanwhile: a file is written once and never changed.
+    """
+    msg = f"{path} was written by another process meanwhile; it is kept. Run again to check that both agree."
+    if path.exists():
+        raise StoreError(msg)
+    _flush(temporary)
+    try:
+        path.hardlink_to(temporary)  # unlike a rename, this fails where the name is taken
+    except FileExistsError as error:
+        raise StoreError(msg) from error
+    except OSError:  # a file system without hard links
+        temporary.replace(path)
+    _flush(path.parent)
+
+
+def write_at(descriptor: int, content: memoryview | bytes, offset: int) -> None:
+    """Write all of `content` at a place in a file; a full disk raises `OSError`, where a memory map would kill."""
+    left = memoryview(content)
+    while left:
+        done = os.pwrite(descriptor, left, offset)
+        left, offset = left[done:], offset + done
+
+
+def resumable_path(path: Path, ending: str) -> Path:
+    """Where an unfinished `path` keeps what ends so (one of `RESUMABLE`): beside it, hidden, the same for all jobs."""
+    return path.with_name(f".{path.name}.{ending}")
+
+
+def remove_resumable(path: Path) -> None:
+    """Remove what an unfinished `path` could go on from."""
+    for ending in RESUMABLE:
+        _remove(resumable_path(path, ending))
 
 
 def sweep_partials(root: Path) -> None:
-    """Remove unfinished files that killed processes of this machine left in a store."""
-    for path in root.rglob(".*.partial-*"):
+    """Remove unfinished files that killed processes of this machine left in a store.
+
+    What a job can go on from stays, unless the file it was to become is there.
+    """
+    for path in root.rglob(".*"):
         match = _PARTIAL.fullmatch(path.name)
         if match and match["host"] == _host() and not _alive(int(match["pid"])):
             log.info("removing %s, which a killed process left unfinished", path)
             _remove(path)
-
-
-def _publish(temporary: Path, path: Path, *, once: bool) -> None:
-    if not once:
-        temporary.replace(path)
-        return
-    try:
-        path.hardlink_to(temporary)  # unlike a rename, this fails where the name is taken
-    except FileExistsError as error:
-        msg = f"{path} was written by another process meanwhile; it is kept. Run again to check that both agree."
-        raise StoreError(msg) from error
-    except OSError:  # a file system without hard links
-        temporary.replace(path)
+            continue
+        match = _RESUMABLE.fullmatch(path.name)
+        if match and path.with_name(match["name"]).exists():
+            log.info("removing %s, which a finished job left behind", path)
+            _remove(path)
 
 
 def _alive(pid: int) -> bool:

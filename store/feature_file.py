@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import numpy as np
 from .arrays import Floats
 from .atomic import atomic_path
 from .errors import StoreError
+from .feature_rows import FP16, FP32, check_rows, create_rows, recast_rows
 from .precision import loses_precision
-from .schema import FEATURES, create_h5, open_h5, required
+from .schema import FEATURES, open_h5, required
 
 BLOCK_ROWS = 256
 """Rows per checksum."""
@@ -42,6 +42,10 @@ class FeatureHeader:
         Digest of the patch file whose rows these are.
     slide_mpp, source_digest
         Scale and image digest of the slide that the pixels came from.
+    block_rows
+        Rows per checksum.
+    plan
+        How the rows were computed (batch, threads, torch, kind of device): on record, not part of what they are.
     """
 
     slide_id: str
@@ -55,6 +59,24 @@ class FeatureHeader:
     slide_mpp: float
     source_digest: str
     block_rows: int = BLOCK_ROWS
+    plan: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the file, as HDF5 holds them."""
+        return {
+            "slide_id": self.slide_id,
+            "fingerprint": self.fingerprint,
+            "record": json.dumps(self.record, sort_keys=True),
+            "mpp": self.mpp,
+            "fov_um": self.fov_um,
+            "upsampling": self.upsampling,
+            "precision": self.precision,
+            "patches_digest": self.patches_digest,
+            "slide_mpp": self.slide_mpp,
+            "source_digest": self.source_digest,
+            "block_rows": self.block_rows,
+            "plan": json.dumps(self.plan, sort_keys=True),
+        }
 
 
 @dataclass(frozen=True)
@@ -82,69 +104,45 @@ def write_features(path: Path, header: FeatureHeader, *, shape: tuple[int, ...])
     StoreError
         If rows are missing at the end, or a row holds NaN or infinity.
     """
-    with atomic_path(path, once=True) as temporary, create_h5(temporary, FEATURES) as file:
-        writer = FeatureWriter(file, header, shape)
-        yield writer
-        writer.finish()
+    with atomic_path(path, once=True) as temporary:
+        writer = FeatureWriter(temporary, header, shape=shape, key=path.parent.name)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
 
 
 class FeatureWriter:
     """Takes rows in order, stores them as fp16, or as fp32 from the moment that fp16 does not hold them."""
 
-    def __init__(self, file: Any, header: FeatureHeader, shape: tuple[int, ...]) -> None:
-        self._file, self._header, self._shape = file, header, shape
+    def __init__(self, path: Path, header: FeatureHeader, *, shape: tuple[int, ...], key: str) -> None:
+        self._path, self._header, self._shape, self._key = path, header, shape, key
         self._pending: list[Floats] = []
         self._pending_rows = 0
-        self._rows = 0
-        self._dataset = self._create("features", np.dtype("<f2"))
+        self._done = 0
+        self._rows = create_rows(path, header, shape=shape, dtype=FP16)
 
     def append(self, rows: Floats) -> None:
         """Add the next rows, (m, dim) or (m, tokens, dim)."""
-        if rows.shape[1:] != self._shape[1:]:
-            msg = f"slide {self._header.slide_id}: rows of shape {rows.shape[1:]}, wanted {self._shape[1:]}"
-            raise StoreError(msg)
-        finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))  # (m,)
-        if not finite.all():
-            row = self._rows + self._pending_rows + int(np.argmin(finite))
-            msg = (
-                f"slide {self._header.slide_id}: the backbone gave NaN or infinity in row {row}. "
-                "Run it in fp32, or check the patch and the weights."
-            )
-            raise StoreError(msg)
+        start = self._done + self._pending_rows
+        check_rows(np.arange(start, start + len(rows)), rows, self._header, shape=self._shape, key=self._key)
         self._pending.append(rows)
         self._pending_rows += len(rows)
         if self._pending_rows >= self._header.block_rows:
             self._flush(final=False)
 
     def finish(self) -> None:
-        """Write what is left, the checksums and the attributes."""
+        """Write what is left, and the checksums."""
         self._flush(final=True)
-        if self._rows != self._shape[0]:
-            msg = f"slide {self._header.slide_id}: {self._rows} rows were written, wanted {self._shape[0]}"
+        if self._done != self._shape[0]:
+            msg = f"slide {self._header.slide_id}: {self._done} rows were written, wanted {self._shape[0]}"
             raise StoreError(msg)
-        header, step = self._header, self._header.block_rows
-        blocks = [self._dataset[start : start + step].tobytes() for start in range(0, self._rows, step)]
-        sums = np.array([zlib.crc32(block) for block in blocks], dtype="<u4")
-        self._file.create_dataset("crc32", data=sums, track_times=False)
-        self._file.attrs.update(
-            {
-                "slide_id": header.slide_id,
-                "fingerprint": header.fingerprint,
-                "record": json.dumps(header.record, sort_keys=True),
-                "mpp": header.mpp,
-                "fov_um": header.fov_um,
-                "upsampling": header.upsampling,
-                "precision": header.precision,
-                "patches_digest": header.patches_digest,
-                "slide_mpp": header.slide_mpp,
-                "source_digest": header.source_digest,
-                "block_rows": header.block_rows,
-            }
-        )
+        self._rows.seal(self._header.block_rows)
 
-    def _create(self, name: str, dtype: np.dtype[Any]) -> Any:
-        # Every row is written before the file gets its name, so filling it with zeros first is wasted work.
-        return self._file.create_dataset(name, shape=self._shape, dtype=dtype, fill_time="never", track_times=False)
+    def close(self) -> None:
+        """Let go of the file."""
+        self._rows.close()
 
     def _flush(self, *, final: bool) -> None:
         """Write whole blocks (and, at the end, the rest), so that checks see the same rows in every run."""
@@ -159,22 +157,15 @@ class FeatureWriter:
         self._pending_rows = len(rows) - whole
 
     def _write(self, block: Floats) -> None:
-        if self._rows + len(block) > self._shape[0]:
+        if self._done + len(block) > self._shape[0]:
             msg = f"slide {self._header.slide_id}: more than the {self._shape[0]} rows that were announced"
             raise StoreError(msg)
-        if self._dataset.dtype == np.float16 and loses_precision(block):
-            self._promote()
-        self._dataset[self._rows : self._rows + len(block)] = block.astype(self._dataset.dtype)
-        self._rows += len(block)
-
-    def _promote(self) -> None:
-        """Go on in fp32; the rows so far were within fp16's tolerance and keep their values."""
-        wide = self._create("features_fp32", np.dtype("<f4"))
-        if self._rows:
-            wide[: self._rows] = self._dataset[: self._rows]
-        del self._file["features"]
-        self._file.move("features_fp32", "features")
-        self._dataset = self._file["features"]
+        if self._rows.dtype == FP16 and loses_precision(block):
+            narrow, done = self._rows, np.arange(self._done)
+            self._rows = recast_rows(narrow, self._path, self._header, dtype=FP32, done=done)
+            narrow.close()
+        self._rows.write(np.arange(self._done, self._done + len(block)), block.astype(self._rows.dtype))
+        self._done += len(block)
 
 
 def read_features(path: Path) -> FeatureFile:
@@ -214,6 +205,7 @@ def _read_header(attributes: Any, path: Path) -> FeatureHeader:
         slide_mpp=float(required(attributes, "slide_mpp", path)),
         source_digest=str(required(attributes, "source_digest", path)),
         block_rows=int(required(attributes, "block_rows", path)),
+        plan=json.loads(attributes.get("plan", "{}")),  # files made before it was recorded lack it
     )
 
 

@@ -58,6 +58,11 @@ def index_path(root: Path, name: str) -> Path:
     return root / "indexes" / check_name(name, "index name")
 
 
+def qc_path(root: Path, slide_id: str) -> Path:
+    """Path of the picture of where was looked on a slide."""
+    return root / "qc" / f"{check_name(slide_id, 'slide id')}.jpg"
+
+
 @contextmanager
 def create_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
     """Open a new, page-aligned HDF5 file that carries `encoding`."""

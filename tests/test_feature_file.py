@@ -1,6 +1,7 @@
 """Feature files: written whole or not at all, read through a memory map, refused when they are not what they say."""
 
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -70,7 +71,28 @@ def test_values_beyond_half_precision_are_kept_as_fp32_from_the_first_block_on(t
     features = read_features(tmp_path / "f.h5").features
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features[8:], values[8:])
-    np.testing.assert_allclose(features[:8], values[:8], rtol=2**-11, atol=1e-7)
+    np.testing.assert_array_equal(features[:8], values[:8].astype(np.float16))
+
+
+def test_a_late_change_to_fp32_leaves_no_hole(tmp_path):
+    early = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+    late = early.copy()
+    early[0, 2] = late[999, 2] = 70_000.0
+    write(tmp_path / "early.h5", early)
+    write(tmp_path / "late.h5", late)
+    assert (tmp_path / "late.h5").stat().st_size == (tmp_path / "early.h5").stat().st_size
+    assert (tmp_path / "late.h5").stat().st_size < late.nbytes + 3 * 4096
+
+
+def test_the_plan_is_on_record_and_not_part_of_what_the_rows_are(tmp_path):
+    values, plan = np.ones((3, 2), np.float32), {"batch": 32, "device": "cpu"}
+    write(tmp_path / "f.h5", values, header=replace(HEADER, plan=plan))
+    header = read_features(tmp_path / "f.h5").header
+    assert header.plan == plan
+    assert header == HEADER
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        del file.attrs["plan"]  # as in files made before it was recorded
+    assert read_features(tmp_path / "f.h5").header.plan == {}
 
 
 def test_half_precision_is_judged_by_spread_not_by_size():
@@ -85,7 +107,8 @@ def test_half_precision_is_judged_by_spread_not_by_size():
 def test_nan_is_named_with_slide_and_row(tmp_path):
     values = np.zeros((10, 3), np.float32)
     values[7, 1] = np.nan
-    with pytest.raises(StoreError, match="slide s1: the backbone gave NaN or infinity in row 7"):
+    message = rf"slide s1: the backbone gave NaN or infinity in row 7 of {tmp_path.name} \(backbone toy\)"
+    with pytest.raises(StoreError, match=message):
         write(tmp_path / "f.h5", values)
     assert list(tmp_path.iterdir()) == []
 

@@ -257,7 +257,7 @@ def test_a_slide_that_the_source_refuses_is_reported_with_the_failed(cohort, tmp
 
 
 def test_an_error_nobody_foresaw_costs_one_slide(cohort, tmp_path, monkeypatch):
-    import tissuary.featurize.slide_job as job
+    import tissuary.featurize.slide_look as job
 
     real = job.read_thumbnail
 

@@ -448,7 +448,7 @@ def test_an_image_that_claims_to_be_huge_is_refused_unread(tmp_path):
 def test_real_scanner_slides(real_data):
     with open_slide(real_data / "slides" / "CMU-1-Small-Region.svs") as slide:
         assert (slide.width, slide.height, slide.metadata_mpp) == (2220, 2967, 0.499)
-        assert slide.reader == "OpenSlide (aperio)"
+        assert slide.reader == "tifffile (aperio)"
     path = real_data / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
     with open_slide(path) as slide, tifffile.TiffFile(path) as tiff:
         assert slide.metadata_mpp is None  # never guessed

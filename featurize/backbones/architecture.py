@@ -1,10 +1,11 @@
-"""Architectures built through timm from a record, without network and without remote code."""
+"""Architectures built from a record, without network and without remote code."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ...store.errors import BackboneError
+from .failures import FAILURES, said
 from .record import BackboneRecord
 from .torchvision_shim import ensure_torchvision
 
@@ -14,24 +15,44 @@ if TYPE_CHECKING:
 CUTS = ("num_classes", "features_only", "out_indices", "global_pool")
 """Options that leave parts of an architecture out, so that its published weights hold more than is loaded."""
 
-FAILURES = (
-    TypeError, ValueError, RuntimeError, AssertionError, LookupError, ArithmeticError, AttributeError, OSError,
-    ImportError, MemoryError,
-)  # fmt: skip
-"""What architectures are seen to raise on options or inputs that they were not made for."""
-
 _CLASS_OPTIONS = ("mlp_layer", "act_layer")
 
 
 def build_architecture(record: BackboneRecord) -> nn.Module:
-    """Build the model of a timm record, randomly initialised, in evaluation mode.
+    """Build the network of a record, randomly initialised, in evaluation mode.
+
+    Returns
+    -------
+    nn.Module
+        With `forward_features` (tokens or a feature map) and `forward_head` (these to one vector a patch).
 
     Raises
     ------
     BackboneError
-        If timm has no such architecture, or it does not take the record's options.
+        If its loader has no such architecture, it does not take the record's options, or its code is remote.
+    MissingDependencyError
+        If the library that has the architecture is not installed.
     """
-    return _create(record, record.architecture_options).eval()
+    if record.loader == "timm":
+        return _create(record, record.architecture_options).eval()
+    if record.loader == "transformers":
+        from .transformers_network import transformers_network
+
+        return transformers_network(record).eval()
+    if record.loader == "custom":
+        from .projected_vit import projected_vit
+
+        return projected_vit(record).eval()
+    raise cannot_be_built(record)
+
+
+def cannot_be_built(record: BackboneRecord) -> BackboneError:
+    """The error for a model whose code is in none of the libraries used here."""
+    return BackboneError(
+        f"backbone {record.key} cannot be built here: the code of {record.architecture} is not in timm or "
+        f"transformers. It needs {record.needs}, and this library runs no code that comes with weights. Embed with "
+        "its own package and import the features (not available in this version)"
+    )
 
 
 def left_out_names(record: BackboneRecord) -> frozenset[str]:
@@ -39,7 +60,7 @@ def left_out_names(record: BackboneRecord) -> frozenset[str]:
     import torch
 
     cut = [name for name in CUTS if name in record.architecture_options]
-    if not cut:
+    if record.loader != "timm" or not cut:
         return frozenset()
     whole = {name: value for name, value in record.architecture_options.items() if name not in cut}
     with torch.device("meta"):  # names only: no memory, no initialisation
@@ -67,12 +88,6 @@ def _create(record: BackboneRecord, options: dict[str, Any]) -> nn.Module:
         )
         raise BackboneError(msg) from error
     return model
-
-
-def said(error: BaseException) -> str:
-    """Kind and text of an error from elsewhere; many have no text, or only the bare key that was not found."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _with_classes(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from ...store.errors import BackboneError
-from .architecture import FAILURES, build_architecture, left_out_names, said
+from .architecture import build_architecture, cannot_be_built, left_out_names
 from .encoder import Embedding, Encoder
+from .failures import FAILURES, said
 from .fingerprint import tensors_digest
 from .golden import verify_golden
 from .haematoxylin import Haematoxylin
 from .hub import hub_weights
+from .placing import chosen_precision, place
 from .pooling import Pooled
 from .record import RANDOM_SUFFIX, BackboneRecord
 from .stain_texture import StainTexture
+from .tensor_names import named_as_built
 from .weights import load_strictly, read_tensors, without_counters
 
 __all__ = ["Encoder", "build_encoder"]
@@ -29,40 +32,77 @@ EMBEDDED: dict[str, Callable[[], Embedding]] = {"stain-texture": StainTexture, "
 """Encoders that are written here and have no weights, by architecture."""
 
 
-def build_encoder(record: BackboneRecord, *, weights: str | None = None, device: str = "cpu") -> Encoder:
+def build_encoder(
+    record: BackboneRecord,
+    *,
+    weights: str | None = None,
+    device: str = "cpu",
+    precision: str = "auto",
+    compiled: bool = False,
+) -> Encoder:
     """Build the encoder of a record.
 
     Parameters
     ----------
     weights
         A file; "random" for the bare architecture (seed 0), its key marked `+random0`; None for the record's own
-        file, else the hub's at the pinned revision.
+        file, else the hub's at the pinned revision, or the newest where none is pinned.
     device
         Where it runs ("cpu", "cuda", "cuda:1").
+    precision
+        "auto" for the record's where the device has it, or the one to run in ("fp32", "fp16", "bf16").
+    compiled
+        Through torch.compile: slow to start, faster after.
+
+    Returns
+    -------
+    Encoder
+        Its record says what was loaded and how it runs: commit or file of the weights, and precision.
 
     Raises
     ------
     BackboneError
-        If weights are missing, belong to another architecture, give another dimension, or fail the golden vector;
-        or the device is not there.
+        If the model's code is remote; weights are missing, belong to another architecture, give another dimension, or
+        fail the golden vector; or the device is not there.
+    MissingDependencyError
+        If the library that has the architecture is not installed.
     """
     _check_device(device)
     if record.loader == "embedded":
-        return _embedded(record, weights=weights, device=device)
-    if record.loader != "timm":
-        msg = f"loader {record.loader!r} of backbone {record.key} is not built in; timm models and embedded ones are"
-        raise BackboneError(msg)
+        return _embedded(record, weights=weights, device=device, precision=precision)
+    if record.loader == "remote":
+        raise cannot_be_built(record)
     if weights == RANDOM:
-        record = replace(record, key=record.key + RANDOM_SUFFIX, weights=None, golden=None)
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-            torch.manual_seed(0)
-            network = build_architecture(record)
+        record, network = _random(record)
     else:
-        path = Path(weights or record.weights or hub_weights(record))
+        record, network = _loaded(record, weights=weights)
+    return _ready(record, network, device=device, precision=precision, compiled=compiled)
+
+
+def _random(record: BackboneRecord) -> tuple[BackboneRecord, nn.Module]:
+    record = replace(record, key=record.key + RANDOM_SUFFIX, weights=None, revision=None, golden=None)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(0)
+        return record, build_architecture(record)
+
+
+def _loaded(record: BackboneRecord, *, weights: str | None) -> tuple[BackboneRecord, nn.Module]:
+    """The network with its weights, and the record with the place that they came from."""
+    local = weights or record.weights
+    if local is None:
+        network = build_architecture(record)  # before a download that would be for nothing where it fails
+        found = hub_weights(record)
+        path = found.path
         tensors = read_tensors(path, key=record.key)
+        record = replace(record, revision=found.commit)
+    else:
+        path = Path(local)
+        tensors = read_tensors(path, key=record.key)  # before a slow initialisation that would be for nothing
         network = build_architecture(record)
-        load_strictly(network, tensors, left_out=left_out_names(record), key=record.key, path=path)
-    return _ready(record, network, device=device)
+        record = replace(record, weights=local, revision=None if weights else record.revision)
+    renamed = named_as_built(record, tensors)
+    load_strictly(network, renamed, left_out=left_out_names(record), key=record.key, path=path)
+    return record, network
 
 
 def _check_device(device: str) -> None:
@@ -86,19 +126,20 @@ def _check_device(device: str) -> None:
         raise BackboneError(msg) from error
 
 
-def _embedded(record: BackboneRecord, *, weights: str | None, device: str) -> Encoder:
+def _embedded(record: BackboneRecord, *, weights: str | None, device: str, precision: str) -> Encoder:
     if weights is not None:
         msg = f"backbone {record.key} has no weights, {weights!r} was given; leave --weights {record.key}=... out"
         raise BackboneError(msg)
     if record.architecture not in EMBEDDED:
         msg = f"embedded architecture {record.architecture!r}: choose one of {', '.join(EMBEDDED)}"
         raise BackboneError(msg)
+    record = replace(record, precision=chosen_precision(record, device, asked=precision))
     embedding = EMBEDDED[record.architecture]()
     _check_dim(record, Encoder(record, embedding, digest=None, device="cpu"))
     return Encoder(record, embedding, digest=None, device=device)
 
 
-def _ready(record: BackboneRecord, network: nn.Module, *, device: str) -> Encoder:
+def _ready(record: BackboneRecord, network: nn.Module, *, device: str, precision: str, compiled: bool) -> Encoder:
     """The encoder on its device: verified in fp32 on the CPU first, where golden vectors were made."""
     digest = tensors_digest(without_counters(network.state_dict()))
     exact = replace(record, precision="fp32")
@@ -107,11 +148,9 @@ def _ready(record: BackboneRecord, network: nn.Module, *, device: str) -> Encode
     _check_dim(record, proving)
     if record.golden is not None:
         verify_golden(record.key, record.golden, encode=proving.encode)
-    if record.precision == "fp16" and torch.device(device).type == "cpu":
-        record = exact  # half precision has no arithmetic of its own on a CPU
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    pooled.to(device=torch.device(device), dtype=dtypes[record.precision])
-    return Encoder(record, pooled, digest=digest, device=device)
+    chosen = chosen_precision(record, device, asked=precision)
+    place(pooled, device=device, precision=chosen, compiled=compiled)
+    return Encoder(replace(record, precision=chosen), pooled, digest=digest, device=device)
 
 
 def _check_dim(record: BackboneRecord, encoder: Encoder) -> None:

@@ -57,7 +57,7 @@ def check_values(record: BackboneRecord) -> None:
     """Refuse a field of an unusable type or value."""
     for name in ("architecture", "licence", "version"):
         _demand(record, name, _is_text, "some text")
-    for name in ("hub_id", "revision", "weights"):
+    for name in ("hub_id", "revision", "hub_file", "weights", "needs", "output_licence", "note"):
         _demand(record, name, lambda value: value is None or _is_text(value), "some text, or null")
     for name in ("input_px", "dim"):
         _demand(record, name, is_count, "a whole number above 0")
@@ -68,6 +68,11 @@ def check_values(record: BackboneRecord) -> None:
     _check_options(record)
     _demand(record, "token_grid", _is_grid, "rows and columns, two whole numbers above 0, or null")
     _demand(record, "prefix_tokens", lambda value: value == 0 or is_count(value), "a whole number, 0 or more")
+    _demand(record, "native_mpp", _is_scales, "a list of numbers above 0")
+    _demand(record, "tile_px", lambda value: value is None or is_count(value), "a whole number above 0, or null")
+    for name in ("parameters_m", "gflops"):
+        _demand(record, name, lambda value: value is None or _is_positive(value), "a number above 0, or null")
+    _demand(record, "needs", lambda value: record.loader != "remote" or value is not None, "what runs a remote model")
     _demand(record, "gated", lambda value: isinstance(value, bool), "true or false")
     enough = f"null, or at least input_px {record.input_px}"
     _demand(record, "crop_from_px", lambda side: side is None or (is_count(side) and side >= record.input_px), enough)
@@ -115,6 +120,14 @@ def _is_text(value: Any) -> bool:
 
 def _is_triple(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(map(is_number, value))
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and value > 0
+
+
+def _is_scales(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_is_positive, value))
 
 
 def _is_grid(value: Any) -> bool:

@@ -17,3 +17,8 @@ class Haematoxylin:
     def tokens(self, x: Tensor) -> Tensor:
         """The whole patch as its only cell: (b, 1, 1)."""
         return self(x)[:, None]
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole patches (b, 1), and the same as their only cell (b, 1, 1)."""
+        found = self(x)
+        return found, found[:, None]

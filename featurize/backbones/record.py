@@ -11,9 +11,9 @@ from ...store.errors import BackboneError
 from .checks import check_choice, check_key, check_names, check_values
 from .golden import Golden
 
-Loader = Literal["embedded", "timm", "transformers"]
+Loader = Literal["embedded", "timm", "transformers", "custom", "remote"]
 Resize = Literal["none", "bilinear", "bicubic"]
-Pooling = Literal["global average", "cls", "cls+mean", "model"]
+Pooling = Literal["global average", "cls", "cls+mean", "model", "projected", "attention", "pooler"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 RANDOM_SUFFIX = "+random0"
@@ -29,13 +29,17 @@ class BackboneRecord:
     key
         The part of a feature key before the `@`: `<backbone>[.<pooling>]`.
     loader
-        Who builds the architecture.
+        Who builds the architecture: "embedded" and "custom" (written here), "timm", "transformers", or "remote" for
+        models whose code is in none of them: their records are complete, they cannot be built.
     architecture
         Its name there.
     architecture_options
         Options of the constructor; classes such as `SwiGLUPacked` are given by name. None of them loads weights.
-    hub_id, revision
-        Where the weights lie on the hub, and the commit that is meant.
+    needs
+        What runs a "remote" model: its package, or code beside its weights.
+    hub_id, revision, hub_file
+        Where the weights lie on the hub, the commit that is meant (of a loaded encoder: the one that was got), and
+        the file there, where it is not `model.safetensors` or `pytorch_model.bin`.
     weights
         Local weights file.
     input_px
@@ -47,16 +51,29 @@ class BackboneRecord:
     mean, std
         Of the three channels, for pixels scaled to 0..1.
     pooling
-        "global average" of the last feature map, "cls", "cls+mean" (class token beside the mean of the patch tokens),
-        or "model" for the output of the model itself without its classifier.
+        "global average" of the last feature map or of the patch tokens, "cls", "cls+mean" (class token beside the mean
+        of the patch tokens), "projected" (into the space shared with text), "model" for the output of the model itself
+        without its classifier; of remote models also "attention" (an attentional pooler) and "pooler" (their own).
     dim
         Length of the embedding.
     token_grid
         Rows and columns of patch tokens, where there are any.
     prefix_tokens
         Tokens before the patch tokens: class token and registers.
+    native_mpp
+        Resolutions it was trained on, um per pixel; empty where they are not known.
+    tile_px
+        Side of the tiles that users cut for it at the native resolution, before resizing.
+    parameters_m, gflops
+        Size in millions, and arithmetic of one image (two for each multiply-add), as published.
     precision
         Arithmetic of the forward pass on a GPU.
+    licence, output_licence
+        Terms of the weights, and what they say of features and of models trained on them.
+    gated
+        Whether access must be asked for.
+    note
+        What is not settled, or could not be verified without the weights.
     version
         Of an embedded algorithm; raised with every change of its numbers.
     golden
@@ -67,8 +84,10 @@ class BackboneRecord:
     loader: Loader
     architecture: str
     architecture_options: dict[str, Any] = field(default_factory=dict)
+    needs: str | None = None
     hub_id: str | None = None
     revision: str | None = None
+    hub_file: str | None = None
     weights: str | None = None
     input_px: int
     crop_from_px: int | None = None
@@ -79,9 +98,15 @@ class BackboneRecord:
     dim: int
     token_grid: tuple[int, int] | None = None
     prefix_tokens: int = 0
+    native_mpp: tuple[float, ...] = ()
+    tile_px: int | None = None
+    parameters_m: float | None = None
+    gflops: float | None = None
     precision: Precision = "fp32"
     licence: str
+    output_licence: str | None = None
     gated: bool = False
+    note: str | None = None
     version: str = "1"
     golden: Golden | None = None
 
@@ -91,6 +116,12 @@ class BackboneRecord:
         for name in ("loader", "resize", "pooling", "precision"):
             check_choice(self, name, get_args(hints[name]))
         check_values(self)
+
+    @property
+    def terms(self) -> str:
+        """Licence of the weights and of what is made with them, in one line."""
+        parts = (self.licence, "access must be asked for" if self.gated else None, self.output_licence)
+        return "; ".join(part for part in parts if part)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, to be stored beside the features; the weights by their file name only."""

@@ -63,6 +63,10 @@ class StainTexture:
         cells = x.view(b, 3, GRID, side, GRID, width // GRID).permute(0, 2, 4, 1, 3, 5)
         return self(cells.reshape(b * GRID * GRID, 3, side, side)).view(b, GRID * GRID, -1)
 
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole patches (b, dim), and the cells of the grid (b, 49, dim)."""
+        return self(x), self.tokens(x)
+
 
 def describe(x: Tensor) -> Tensor:
     """All numbers of patches (n, 3, s, s), s a multiple of 32: (n, DIM)."""

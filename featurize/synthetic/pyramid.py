@@ -13,8 +13,8 @@ TILE_PX = 256
 QUALITY = 85
 
 
-def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512) -> None:
-    """Write tiled JPEG levels, each half of the one before, as pages of one TIFF.
+def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512, factor: int = 2) -> None:
+    """Write tiled JPEG levels, each a whole factor smaller than the one before, as pages of one TIFF.
 
     OpenSlide reads it as `generic-tiff`: whole pages marked as reduced images, and the resolution in pixels per
     centimetre, from which it derives um/px.
@@ -29,6 +29,8 @@ def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512
         um per pixel of `rgb`.
     smallest_px
         No level is made whose longer side would be shorter than this.
+    factor
+        Downsample between levels; scanners use 2 or 4.
     """
     import tifffile
 
@@ -43,14 +45,14 @@ def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512
                 compression="jpeg",
                 compressionargs={"level": QUALITY},
                 photometric="rgb",  # what is passed in; the codec turns it into subsampled YCbCr
-                resolution=(1e4 / (mpp * 2**level), 1e4 / (mpp * 2**level)),
+                resolution=(1e4 / (mpp * factor**level), 1e4 / (mpp * factor**level)),
                 resolutionunit="CENTIMETER",
                 subfiletype=1 if level else 0,
                 metadata=None,
                 software=False,
                 maxworkers=1,
             )
-            rgb = _halved(rgb)
+            rgb = _reduced(rgb, factor)
             level += 1
 
 
@@ -64,8 +66,8 @@ def _tiles(rgb: Pixels) -> Iterator[Pixels]:
             yield np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else tile
 
 
-def _halved(rgb: Pixels) -> Pixels:
-    """Mean over 2 x 2 pixels; of an odd last row or column, over what is there."""
+def _reduced(rgb: Pixels, factor: int) -> Pixels:
+    """Mean over factor x factor pixels; at an odd border, over what is there."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(rgb).reduce(2))
+    return np.asarray(Image.fromarray(rgb).reduce(factor))

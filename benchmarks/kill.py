@@ -1,0 +1,140 @@
+"""Kill -9 at random moments of a featurization, resume each time, and compare with an undisturbed run.
+
+    python -m tissuary.benchmarks.kill [--kills 20] [--seed 0]
+
+Every dataset and attribute must come out byte for byte the same, and no patch that lies more than one block before
+the kill may be computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..featurize.job_plan import Plan
+from ..featurize.synthetic.cohort import write_cohort
+
+BATCH = 32
+BLOCK_ROWS = Plan(BATCH, 1, "cpu", "", compiled=False).block_rows
+
+_JOB = """
+import os, sys
+from tissuary.featurize import FeaturizeOptions, featurize
+log = os.open(sys.argv[3], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+def tell(slide, done, total):
+    os.write(log, f"{slide} {done}\\n".encode())
+options = FeaturizeOptions(
+    views=("20x", "10x"), patches="grid", grid_um=(112.0,), overlap_um=84.0, min_tissue=0.2, batch=int(sys.argv[4])
+)
+report = featurize(sys.argv[1], sys.argv[2], options=options, progress=tell)
+assert not report.failed, report.failed
+"""
+
+
+def main() -> None:
+    """Kill, resume, compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest = write_cohort(folder / "cohort", patients=2, slides_per_patient=1, spots_per_side=8)
+        seconds = undisturbed(manifest, folder)
+        print(f"undisturbed: {seconds:.1f} s, {len(contents(folder / 'whole'))} datasets and attributes")
+        recomputed = kill_and_resume(manifest, folder, kills=options.kills, seed=options.seed, within_s=seconds)
+        different = differences(folder / "whole", folder / "killed")
+    print(f"{options.kills} kills; patches computed again after each: {recomputed}, a block has {BLOCK_ROWS}")
+    print(f"different: {different or 'nothing'}")
+    print(f"kill ratio={max(recomputed, default=0) / BLOCK_ROWS:.3f} goal=1.0")
+    if different:
+        sys.exit(1)
+
+
+def undisturbed(manifest: Path, folder: Path) -> float:
+    """Seconds of a whole run into `folder/whole`."""
+    started = time.perf_counter()
+    subprocess.run(_command(manifest, folder / "whole", folder / "whole.log"), check=True)
+    return time.perf_counter() - started
+
+
+def kill_and_resume(manifest: Path, folder: Path, *, kills: int, seed: int, within_s: float) -> list[int]:
+    """Run into `folder/killed`, killed at random moments within `within_s` seconds each time, until it is done.
+
+    Returns
+    -------
+    list of int
+        Patches that were computed again after each kill.
+    """
+    rng = np.random.default_rng(seed)
+    log = folder / "killed.log"
+    recomputed: list[int] = []
+    furthest: dict[str, int] = {}
+    for _ in range(kills):
+        _read_log(log, furthest, recomputed)
+        job = subprocess.Popen(_command(manifest, folder / "killed", log))
+        time.sleep(float(rng.uniform(0.3, 1.0)) * within_s)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+    _read_log(log, furthest, recomputed)
+    subprocess.run(_command(manifest, folder / "killed", log), check=True)
+    _read_log(log, furthest, recomputed)
+    return recomputed
+
+
+def _read_log(log: Path, furthest: dict[str, int], recomputed: list[int]) -> None:
+    """Book what the last run told of its progress, and how far behind the one before it began."""
+    if not log.exists():
+        return
+    begun: set[str] = set()
+    for line in log.read_text().splitlines():
+        slide, done = line.split()
+        if slide in furthest and slide not in begun:
+            recomputed.append(max(0, furthest[slide] - (int(done) - BATCH)))
+        begun.add(slide)
+        furthest[slide] = int(done)
+    log.unlink()
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every dataset and attribute of every HDF5 file of a store, by file and name."""
+    import h5py
+
+    found: dict[str, bytes] = {}
+    for path in sorted(store.rglob("*.h5")):
+        where = path.relative_to(store).as_posix()
+        with h5py.File(path) as file:
+
+            def note(name: str, item: Any, where: str = where) -> None:
+                for attribute, value in item.attrs.items():
+                    found[f"{where}:{name}@{attribute}"] = repr(value).encode()
+                if isinstance(item, h5py.Dataset):
+                    found[f"{where}:{name}"] = f"{item.dtype} {item.shape} ".encode() + np.asarray(item[()]).tobytes()
+
+            note("/", file)
+            file.visititems(note)
+    return found
+
+
+def differences(whole: Path, killed: Path) -> list[str]:
+    """Names of what differs between two stores, and of unfinished files left behind."""
+    ours, theirs = contents(killed), contents(whole)
+    differing = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    left = [path.relative_to(killed).as_posix() for path in killed.rglob(".*") if path.is_file()]
+    return differing + [name for name in left if not name.startswith(".locks/")]
+
+
+def _command(manifest: Path, store: Path, log: Path) -> list[str]:
+    return [sys.executable, "-c", _JOB, str(manifest), str(store), str(log), str(BATCH)]
+
+
+if __name__ == "__main__":
+    main()

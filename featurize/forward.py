@@ -1,0 +1,106 @@
+"""One batch through one encoder: on the device it was put on, in as many threads as the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..store.arrays import Floats, Pixels
+from .device import Uploader
+from .resampling import resample_regions
+from .targets import ViewField
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .backbones.build import Encoder
+
+
+class Device:
+    """Where a pass computes: patches go there as bytes, and are resampled there if it is a GPU.
+
+    Parameters
+    ----------
+    name
+        "cpu", "cuda" or "cuda:1".
+    """
+
+    def __init__(self, name: str) -> None:
+        self.uploader = Uploader(name)
+        self.resamples = self.uploader.device.type != "cpu"
+
+    def patches(self, pixels: Pixels, corners_px: Floats, field: ViewField) -> Tensor:
+        """uint8 (b * tiles, 3, side, side) on the device, of patches or of regions (b, h, w, 3)."""
+        import torch
+
+        there = self.uploader.upload(pixels)
+        if self.resamples:
+            side_px, out_px = field.field.side_level_px, field.field.side_px
+            there = resample_regions(there, torch.from_numpy(corners_px), side_px=side_px, out_px=out_px)
+        else:
+            there = there.permute(0, 3, 1, 2)  # (b, h, w, 3) -> (b, 3, h, w)
+        return _tiles_of(there, field)
+
+
+@contextmanager
+def _threads_of(encoder: Encoder, threads: int) -> Iterator[None]:
+    """Run embedded encoders on one thread, and leave the other cores to the readers.
+
+    They are many small operations, which two contending OpenMP threads make five times slower, not faster.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    wanted = 1 if encoder.record.loader == "embedded" else threads
+    if wanted != before:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        if wanted != before:
+            torch.set_num_threads(before)
+
+
+def _tiles_of(patches: Tensor, field: ViewField) -> Tensor:
+    """Sub-tiles of patches (b, 3, side, side), row by row: (b * tiles * tiles, 3, tile, tile)."""
+    import torch
+
+    tiles, stride, side = field.view.tiles, field.view.side_px, field.tile_px
+    if tiles == 1:
+        return patches
+    cut = [
+        patches[..., row * stride : row * stride + side, column * stride : column * stride + side]
+        for row in range(tiles)
+        for column in range(tiles)
+    ]
+    return torch.stack(cut, dim=1).flatten(0, 1)
+
+
+def forward(
+    encoder: Encoder, patches: Tensor, *, grids: Sequence[tuple[int, int]], threads: int
+) -> dict[tuple[int, int] | None, Tensor]:
+    """Embed a batch once.
+
+    Parameters
+    ----------
+    patches
+        uint8 (b, 3, side, side).
+    grids
+        Token grids wanted beside the vectors.
+    threads
+        Of torch, for networks on the CPU.
+
+    Returns
+    -------
+    dict
+        Vectors (b, dim) under None; tokens (b, rows * columns, d) under their grid.
+    """
+    with _threads_of(encoder, threads):
+        found: dict[tuple[int, int] | None, Tensor] = {}
+        if grids:
+            found[None], tokens = encoder.encode_with_grids(patches, grids=grids)
+            found |= {grid: tokens[grid] for grid in grids}
+        else:
+            found[None] = encoder.encode(patches)
+        return found

@@ -1,0 +1,188 @@
+"""Patches of one slide, batch after batch, read ahead on threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ..store.arrays import Floats, Ints, Pixels
+from .reading import Field, regions_of
+from .resampling import resample_pil
+from .stages import RESAMPLE, WAIT, Stages
+from .tiles import OpenBlock, TileReader, TileSource
+from .visit import plan_blocks
+
+BATCHES_AHEAD = 2
+"""Batches on their way beside the one in use."""
+
+PATCHES_A_JOB = 4
+
+NICENESS = 5
+"""Readers give way to the thread that computes, where both want one core."""
+
+
+class Readers:
+    """The threads that read, decode and resample, shared by all slides of a run, and what they cost.
+
+    Parameters
+    ----------
+    threads
+        How many.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.stages = Stages()
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="reader", initializer=_give_way)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+def _give_way() -> None:
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What is read of a slide, and in which order.
+
+    Attributes
+    ----------
+    centers_px
+        (n, 2) level-0 pixels, x then y, in the order of the patch set.
+    order
+        (n,) row at each visiting position.
+    block_px
+        Side of the blocks that the order was made with, level-0 pixels.
+    batch
+        Patches per batch; batches start at multiples of it.
+    start
+        Position to begin at, a multiple of `batch`.
+    """
+
+    centers_px: Floats
+    order: Ints
+    block_px: float
+    batch: int
+    start: int = 0
+
+
+@dataclass
+class _Batch:
+    """Pixels (b, side, side, 3) of each field, and the jobs that fill them."""
+
+    pixels: list[Pixels]
+    jobs: list[Future[Any]]
+
+
+class PatchStream:
+    """The patches of one slide at several fields, from pixels that are decoded once.
+
+    Iterating gives `(position, pixels)`: the visiting position of the batch's first patch, and uint8 (b, side, side, 3)
+    for each field. `start` has the first blocks read before the first batch is asked for. The batches, and every pixel
+    in them, do not depend on the number of threads.
+
+    Parameters
+    ----------
+    resample
+        Whether patches are resampled here; else whole-pixel regions come, to be resampled on a GPU with `corners`.
+    """
+
+    def __init__(
+        self, slide: TileSource, visit: Visit, fields: Sequence[Field], *, readers: Readers, resample: bool = True
+    ) -> None:
+        self._fields, self._visit, self._readers, self._resample = tuple(fields), visit, readers, resample
+        centers = visit.centers_px[visit.order]  # (n, 2) in visiting order
+        self._blocks = plan_blocks(centers, fields, slide, block_px=visit.block_px, start=visit.start)
+        self._tiles = TileReader(slide, self._blocks, pool=readers.pool, stages=readers.stages)
+        self._regions = [regions_of(field, centers) for field in fields]
+        self._n = len(centers)
+        self._opened = 0
+        self._submitted = visit.start  # positions below it are on their way
+        self._batches: deque[_Batch] = deque()
+        self._open: deque[tuple[int, OpenBlock]] = deque()  # with the position behind their last patch
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._read_ahead(self._visit.start)
+
+    def __iter__(self) -> Iterator[tuple[int, list[Pixels]]]:
+        for position in range(self._visit.start, self._n, self._visit.batch):
+            self._read_ahead(position)
+            batch = self._batches.popleft()
+            with self._readers.stages.timed(WAIT, 1):
+                for job in batch.jobs:
+                    job.result()
+            while self._open and self._open[0][0] <= position + len(batch.pixels[0]):
+                self._tiles.close_block(self._open.popleft()[1])
+            yield position, batch.pixels
+
+    def close(self) -> None:
+        """Call off what was not begun."""
+        for batch in self._batches:
+            for job in batch.jobs:
+                job.cancel()
+        self._batches.clear()
+
+    def _read_ahead(self, position: int) -> None:
+        wanted = min(self._n, position + (1 + BATCHES_AHEAD) * self._visit.batch)
+        while self._submitted < wanted:
+            block = self._blocks[self._opened]
+            opened = self._tiles.open_block(self._opened)
+            self._opened += 1
+            self._open.append((block.stop, opened))
+            for first in range(block.start, block.stop, PATCHES_A_JOB):
+                self._submit(opened, first, min(first + PATCHES_A_JOB, block.stop))
+            self._submitted = block.stop
+
+    def _submit(self, opened: OpenBlock, first: int, stop: int) -> None:
+        """Have the patches at positions [first, stop) cut into the batches they belong to."""
+        size = self._visit.batch
+        while first < stop:
+            start = first // size * size
+            end = min(stop, start + size)
+            if start == first:
+                count = min(size, self._n - start)
+                self._batches.append(_Batch([self._empty(field, count) for field in self._fields], []))
+            batch = self._batches[-1]
+            for number, pixels in enumerate(batch.pixels):
+                job = self._readers.pool.submit(self._cut, opened, number, range(first, end), pixels[first - start :])
+                batch.jobs.append(job)
+            first = end
+
+    def corners(self, number: int, position: int, count: int) -> Floats:
+        """Corners (count, 2) of a field in its regions, for the patches from a visiting position on."""
+        return self._regions[number][1][position : position + count]
+
+    def _empty(self, field: Field, count: int) -> Pixels:
+        side = field.side_px if self._resample else field.region_px
+        return np.empty((count, side, side, 3), dtype=np.uint8)
+
+    def _cut(self, opened: OpenBlock, number: int, positions: range, out: Pixels) -> None:
+        """Cut patches of one field into `out`."""
+        field, (regions, corners) = self._fields[number], self._regions[number]
+        canvas = opened.canvas(field.level)
+        begun = time.perf_counter()
+        for slot, position in enumerate(positions):
+            left, top = regions[position].tolist()
+            region = canvas.region(left, top, field.region_px)
+            if self._resample:
+                region = resample_pil(region, corners[position], side_px=field.side_level_px, out_px=field.side_px)
+            out[slot] = region
+        self._readers.stages.add(RESAMPLE, time.perf_counter() - begun, len(positions))

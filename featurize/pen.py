@@ -1,0 +1,67 @@
+"""Marker ink on a slide, told from stained tissue by which colours it absorbs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..store.arrays import Bools, Floats, Pixels
+from .glass import optical_density
+
+SEEN = 0.08
+SURE = 0.2
+"""Optical density of the strongest channel from which ink continues, and from which it begins."""
+
+
+def pen_mask(thumbnail: Pixels) -> Bools:
+    """Strokes of blue, green, red and black marker, with their soft edge.
+
+    Haematoxylin and eosin both absorb green most. Over the sections this was fitted to, the ratio of optical densities
+    red/green stays below 1.25 and blue/green between 0.3 and 0.75. Blue and green ink absorb red most; red ink absorbs
+    blue about as much as green, and hardly any red; black ink absorbs all three alike. Ink is looked for in strokes
+    wider than 1/200 of the thumbnail, so that single dark or pigmented cells stay tissue.
+
+    Ink over tissue adds to the stain. Where the ink is the weaker of the two, the sum looks like tissue and is kept;
+    red ink over dark tissue suffers most. Violet ink whose red and green densities are alike is haematoxylin to any
+    colour rule. Tissue so black that no colour is left, such as coal dust, is taken for black ink.
+
+    Parameters
+    ----------
+    thumbnail
+        (h, w, 3).
+
+    Returns
+    -------
+    Bools
+        (h, w).
+    """
+    return ink_mask(optical_density(thumbnail))
+
+
+def ink_mask(density: Floats) -> Bools:
+    """`pen_mask` from the optical density relative to glass, (3, h, w)."""
+    from scipy import ndimage
+
+    longest = max(density.shape)
+    density = ndimage.gaussian_filter(density, (0, longest / 1024, longest / 1024))
+    found = np.zeros(density.shape[1:], dtype=np.bool_)
+    strong = density.max(axis=0)
+    # The opening keeps what holds a disc of ink; the stroke is then followed to its faint ends.
+    disc = _disc(max(1, round(longest / 400)))
+    for ink in _inks(density):
+        sure = ndimage.binary_opening(ink & (strong > SURE), disc)
+        found |= ndimage.binary_propagation(sure, mask=ink & (strong > SEEN))
+    return np.asarray(ndimage.binary_dilation(found, _disc(max(1, round(longest / 512)))), dtype=np.bool_)
+
+
+def _inks(density: Floats) -> tuple[Bools, Bools, Bools]:
+    """Where each kind of ink may be: blue or green, red, black."""
+    red, green, blue = density
+    blue_or_green = red > 1.3 * green
+    red_ink = (blue > 0.8 * green) & (red < 0.5 * green)
+    black = density.min(axis=0) > 0.8 * density.max(axis=0)
+    return blue_or_green, red_ink, black & (green > SURE)
+
+
+def _disc(radius: int) -> Bools:
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(x**2 + y**2 <= radius**2 + radius)

@@ -1,0 +1,148 @@
+"""A first look at a slide: its scale, the fields of its views, where its tissue is, and the patches to embed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..store.arrays import Bools, Pixels
+from ..store.errors import CohortError, ScaleError
+from ..store.naming import SPOTS
+from ..store.patch_file import Patches
+from .cohort import Measured, Sample, check_spots_inside
+from .grid import Grid, grid_centers, grid_name, nested_parents, nests
+from .options import FeaturizeOptions
+from .scale import Scale, resolve_scale, spot_pitch_px
+from .slide import Slide
+from .targets import ViewField, view_fields
+from .thumbnail import read_thumbnail
+from .tissue import tissue_mask
+
+if TYPE_CHECKING:
+    from .backbones.build import Encoder
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """Patches of one kind on a slide.
+
+    Attributes
+    ----------
+    side_px
+        Side of the tile, level-0 pixels; None for spots, whose fields depend on the view.
+    """
+
+    patches: Patches
+    side_px: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a slide before its patches are read.
+
+    Attributes
+    ----------
+    thumbnail
+        (h, w, 3).
+    tissue
+        (h, w) mask on the thumbnail.
+    sets
+        Patch sets by name.
+    """
+
+    scale: Scale
+    measured: Measured | None
+    fields: tuple[ViewField, ...]
+    thumbnail: Pixels
+    tissue: Bools
+    sets: dict[str, PatchSet]
+
+
+def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders: dict[str, Encoder]) -> Look:
+    """Find scale, fields, tissue and patches.
+
+    Raises
+    ------
+    TissuaryError
+        If scale, spots, counts or pixels cannot be used, or there is no tissue for a grid.
+    """
+    measured = sample.read_measured() if sample.read_measured is not None else None
+    scale = _scale(sample, slide, measured, declared_mpp=options.mpp)
+    fields = view_fields(slide, scale.mpp, options, encoders=encoders)
+    thumbnail = read_thumbnail(slide)
+    tissue = tissue_mask(thumbnail)
+    wanted = options.patches
+    if wanted == "auto":
+        wanted = "grid" if measured is None else "spots"
+    sets: dict[str, PatchSet] = {}
+    if wanted in ("spots", "both"):
+        sets[SPOTS] = PatchSet(_spots(sample, slide, measured))
+    if wanted in ("grid", "both"):
+        sets |= _grids(sample, slide, options, tissue=tissue, mpp=scale.mpp)
+    return Look(scale, measured, fields, thumbnail, tissue, sets)
+
+
+def _scale(sample: Sample, slide: Slide, measured: Measured | None, *, declared_mpp: float | None) -> Scale:
+    pitch_px = None
+    declared = sample.mpp or declared_mpp or slide.metadata_mpp
+    if sample.pitch_um is not None and measured is not None and measured.spots.array is not None:
+        try:
+            pitch_px = spot_pitch_px(measured.spots.center_px, measured.spots.array)
+        except ScaleError:
+            if declared is None:  # a slide of one spot has no pitch, but its scale may be known all the same
+                raise
+    return resolve_scale(
+        sample.slide_id,
+        manifest=sample.mpp,
+        command_line=declared_mpp,
+        metadata=slide.metadata_mpp,
+        pitch_um=sample.pitch_um,
+        pitch_px=pitch_px,
+    )
+
+
+def _spots(sample: Sample, slide: Slide, measured: Measured | None) -> Patches:
+    if measured is None:
+        msg = f"slide {sample.slide_id}: its source has no spots; featurize it with `--patches grid`"
+        raise CohortError(msg)
+    spots = measured.spots
+    check_spots_inside(sample.slide_id, spots, width_px=slide.width, height_px=slide.height)
+    return Patches(spots.center_px, spots.barcode, spots.array)
+
+
+def _grids(
+    sample: Sample, slide: Slide, options: FeaturizeOptions, *, tissue: Bools, mpp: float
+) -> dict[str, PatchSet]:
+    """Grids by name, finest first, each with its parents in the next coarser one it nests in."""
+    made: list[tuple[float, Grid, str]] = []
+    for tile_um in sorted(options.grid_tiles_um):
+        stride_um = tile_um - options.overlap_um
+        grid = grid_centers(
+            tissue,
+            size_px=(slide.width, slide.height),
+            mpp=mpp,
+            tile_um=tile_um,
+            stride_um=stride_um,
+            min_tissue=options.min_tissue,
+        )
+        if not len(grid.center_px):
+            msg = (
+                f"slide {sample.slide_id}: no tile of {tile_um:g} um holds {options.min_tissue:.0%} tissue, so there "
+                "is nothing to featurize; look at its picture, or lower --min-tissue"
+            )
+            raise CohortError(msg)
+        made.append((stride_um, grid, grid_name(stride_um, tile_um=tile_um, min_tissue=options.min_tissue)))
+    sets = {}
+    for position, (stride_um, grid, name) in enumerate(made):
+        parent = None
+        for coarser_um, coarse, _ in made[position + 1 :]:
+            factor = nests(stride_um, coarser_um)
+            if factor is not None:
+                parent = nested_parents(grid, coarse, factor=factor)
+                break
+        barcode = np.array([f"{row}x{column}" for row, column in grid.cells], dtype=np.str_)
+        side_px = (stride_um + options.overlap_um) / mpp
+        sets[name] = PatchSet(Patches(grid.center_px, barcode, grid.cells, parent), side_px)
+    return sets

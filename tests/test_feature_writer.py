@@ -1,0 +1,436 @@
+"""A feature file in the making: killed anywhere, cut, damaged, rewound, it ends as the very same bytes."""
+
+import logging
+import os
+import resource
+import shutil
+import signal
+import time
+import traceback
+import zlib
+from dataclasses import asdict
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tissuary.store.atomic import sweep_partials
+from tissuary.store.catalog import load_catalog
+from tissuary.store.errors import StoreError
+from tissuary.store.feature_file import FeatureHeader, read_features, write_features
+from tissuary.store.feature_writer import open_job
+from tissuary.store.journal import read_plan
+
+PLAN = {"batch": 32, "threads": 1, "torch": "2.13.0", "device": "cpu"}
+HEADER = FeatureHeader(
+    "C2", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", "d" * 64, 0.5, "e" * 64, block_rows=8, plan=PLAN
+)
+N, BLOCK = 40, 8
+ORDER = np.random.default_rng(5).permutation(N)
+VALUES = np.random.default_rng(6).normal(size=(N, 6)).astype(np.float32)
+WIDE = VALUES.copy()
+WIDE[ORDER[2 * BLOCK + 3], 4] = 70_000.0  # past fp16's 65,504: the third block visited makes the file fp32
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "features" / "spots" / "toy@20x" / "C2.h5"
+
+
+def start(path, values=VALUES, *, order=ORDER, plan=PLAN, header=HEADER, block_rows=BLOCK):
+    return open_job(path, header, shape=values.shape, plan=plan, block_rows=block_rows, order=order)
+
+
+def write(job, values=VALUES, *, until=None, order=ORDER, block_rows=BLOCK):
+    while job.blocks_done < (job.blocks if until is None else until):
+        rows = order[job.blocks_done * block_rows : (job.blocks_done + 1) * block_rows]
+        job.write(rows, values[rows])
+
+
+def complete(path, values=VALUES, *, order=ORDER):
+    with start(path, values, order=order) as job:
+        write(job, values, order=order)
+        job.finish()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    """Bytes of the files that runs without a kill make of VALUES and of WIDE."""
+    return {id(v): complete(tmp_path / "undisturbed" / f"{i}.h5", v) for i, v in enumerate((VALUES, WIDE))}
+
+
+def hidden(path):
+    return sorted(found.name for found in path.parent.iterdir() if found != path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@given(n=st.integers(0, 23), block_rows=st.integers(1, 9), tokens=st.sampled_from([None, 49]), seed=st.integers(0, 9))
+def test_the_order_of_visiting_does_not_show_in_the_file(tmp_path, n, block_rows, tokens, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(n, 5) if tokens is None else (n, tokens, 5)).astype(np.float32)
+    order = rng.permutation(n)
+    visited, in_order = tmp_path / "toy@20x" / "C2.h5", tmp_path / "in_order.h5"
+    visited.unlink(missing_ok=True)
+    in_order.unlink(missing_ok=True)
+    with start(visited, values, order=order, block_rows=block_rows) as job:
+        write(job, values, order=order, block_rows=block_rows)
+        job.finish()
+    with write_features(in_order, HEADER, shape=values.shape) as writer:
+        writer.append(values)
+    assert visited.read_bytes() == in_order.read_bytes()
+    assert hidden(visited) == []
+    opened = read_features(visited)
+    assert (opened.header, opened.header.plan) == (HEADER, PLAN)
+    np.testing.assert_array_equal(opened.features, values.astype(np.float16))
+    with h5py.File(visited) as file:
+        blocks = [values[i : i + 8].astype("<f2").tobytes() for i in range(0, n, 8)]
+        assert list(file["crc32"][()]) == [zlib.crc32(block) for block in blocks]
+
+
+def test_a_late_change_to_fp32_keeps_rows_and_leaves_no_hole(path, tmp_path):
+    in_order = np.arange(N)
+    values = VALUES.copy()
+    values[2 * BLOCK + 3, 4] = 70_000.0
+    with start(path, values, order=in_order) as job:
+        write(job, values, order=in_order, until=2)
+        assert hidden(path) == [".C2.h5.journal", ".C2.h5.partial-f2"]
+        write(job, values, order=in_order, until=3)
+        assert hidden(path) == [".C2.h5.journal", ".C2.h5.partial-f4"]
+        write(job, values, order=in_order)
+        job.finish()
+    features = read_features(path).features
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features[: 2 * BLOCK], values[: 2 * BLOCK].astype(np.float16))
+    np.testing.assert_array_equal(features[2 * BLOCK :], values[2 * BLOCK :])
+    with write_features(tmp_path / "w.h5", HEADER, shape=values.shape) as writer:
+        writer.append(values)
+    assert path.read_bytes() == (tmp_path / "w.h5").read_bytes()
+
+
+def test_twelve_kills_at_random_moments_change_no_byte(path, undisturbed):
+    found = []
+    for wait_s in np.random.default_rng(0).uniform(0, 0.04, size=12):
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with start(path, WIDE) as job:
+                os.write(writing, b"ready")
+                for until in range(job.blocks_done, job.blocks + 1):
+                    time.sleep(0.015)
+                    write(job, WIDE, until=until)
+                job.finish()
+            os._exit(0)
+        os.read(reading, 5)
+        time.sleep(wait_s)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
+        if path.exists():
+            break
+        found.append(read_plan(path)[1])
+    assert found == sorted(found)  # nothing that was written is lost
+    assert any(0 < blocks < N // BLOCK for blocks in found)
+    sweep_partials(path.parents[3])
+    if not path.exists():
+        with start(path, WIDE) as job:
+            write(job, WIDE)
+            job.finish()
+    assert path.read_bytes() == undisturbed[id(WIDE)]
+
+
+def killed_at_call(number, act):
+    """Run `act` in a process that is killed in the middle of its `number`-th change of a file.
+
+    Returns what `act` reported (numbers, through the function it is given), and whether the kill came.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def deadly(function):
+            def call(*args, **kwargs):
+                nonlocal count
+                count += 1
+                if count == number:
+                    if function is original["pwrite"]:
+                        function(args[0], args[1][: len(args[1]) // 2], args[2])
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+
+            return call
+
+        names = ("pwrite", "replace", "unlink", "link", "ftruncate", "fsync", "mkdir")
+        original = {name: getattr(os, name) for name in names}
+        for name, function in original.items():
+            setattr(os, name, deadly(function))
+        try:
+            act(lambda done: os.write(writing, bytes([done])))
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        reported = list(pipe.read())
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return reported, status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("largest", [1.0, 70_000.0], ids=["fp16", "fp32 from the third block on"])
+def test_a_kill_at_any_change_of_a_file_loses_one_block_at_most(path, tmp_path, largest):
+    order = np.roll(np.arange(N), BLOCK // 2)  # the first block is two pieces of the file
+    values = VALUES.copy()
+    values[order[2 * BLOCK], 0] = largest
+    expected = complete(tmp_path / "undisturbed.h5", values, order=order)
+
+    def act(report):
+        with start(path, values, order=order) as job:
+            for until in (1, 2, 3, 4):
+                write(job, values, until=until, order=order)
+                report(until)
+            report(1)
+            job.rewind(1)
+            for until in (2, 3, 4, 5):
+                write(job, values, until=until, order=order)
+                report(until)
+            job.finish()
+
+    number, killed = 0, True
+    while killed:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        number += 1
+        reported, killed = killed_at_call(number, act)
+        sweep_partials(path.parents[3])
+        if not path.exists():
+            with start(path, values, order=order) as job:
+                assert job.blocks_done >= (reported[-1] if reported else 0), number
+                write(job, values, order=order)
+                job.finish()
+        assert path.read_bytes() == expected, number
+        assert hidden(path) == [], number
+    assert number > 40  # every change was a moment to die in
+
+
+@pytest.mark.parametrize("back_to", [0, 1, 2, 3, 4])
+def test_rewinding_across_the_change_to_fp32_changes_no_byte(path, back_to, undisturbed):
+    with start(path, WIDE) as job:
+        write(job, WIDE, until=4)
+        job.rewind(back_to)
+        assert job.blocks_done == back_to
+    with start(path, WIDE) as job:
+        assert job.blocks_done == back_to
+        write(job, WIDE)
+        job.finish()
+    assert path.read_bytes() == undisturbed[id(WIDE)]
+
+
+def test_rewinding_forward_forgets_nothing(path):
+    with start(path) as job:
+        write(job, until=3)
+        job.rewind(4)
+        assert job.blocks_done == 3
+
+
+def test_a_journal_torn_at_any_byte_is_read_up_to_there(path, undisturbed):
+    with start(path, WIDE) as job:
+        write(job, WIDE, until=4)
+    journal = path.with_name(".C2.h5.journal")
+    whole = journal.read_bytes()
+    saved = shutil.copytree(path.parent, path.parent.parent / "saved")
+    for size in (*range(0, len(whole), 97), len(whole) - 1):
+        shutil.copytree(saved, path.parent, dirs_exist_ok=True)
+        journal.write_bytes(whole[:size])
+        lines = whole[:size].count(b"\n")
+        with start(path, WIDE) as job:
+            # Without a block of fp32 in the journal, the rows are those of the fp16 file, which is gone.
+            assert job.blocks_done == (max(lines - 1, 0) if lines >= 4 else 0)
+            write(job, WIDE)
+            job.finish()
+        assert path.read_bytes() == undisturbed[id(WIDE)]
+        path.unlink()
+
+
+@pytest.mark.parametrize("line", [b'{"block": 2, "crc3', b"\0\0\0\0\n", b'{"block": 7, "rows": 8}\n', b"[]\n", b"7\n"])
+def test_a_line_that_is_none_ends_the_journal(path, line, undisturbed):
+    with start(path) as job:
+        write(job, until=2)
+    with path.with_name(".C2.h5.journal").open("ab") as file:
+        file.write(line)
+    with start(path) as job:
+        assert job.blocks_done == 2
+        write(job)
+        job.finish()
+    assert path.read_bytes() == undisturbed[id(VALUES)]
+
+
+def test_lines_after_a_damaged_one_do_not_come_back(path):
+    with start(path) as job:
+        write(job, until=4)
+    journal = path.with_name(".C2.h5.journal")
+    journal.write_bytes(journal.read_bytes().replace(b'"block": 1', b'"block": 9'))
+    with start(path) as job:
+        assert job.blocks_done == 1
+        write(job, until=2)
+        assert read_plan(path) == (PLAN, 2)
+
+
+@pytest.mark.parametrize(("values", "suffix"), [(VALUES, "f2"), (WIDE, "f4")], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_a_flipped_bit_is_found_and_computed_again_from_there(path, values, suffix, block, undisturbed, caplog):
+    with start(path, values) as job:
+        write(job, values, until=4)
+    partial = path.with_name(f".C2.h5.partial-{suffix}")
+    with h5py.File(partial) as file:
+        features = file["features"]
+        row = int(ORDER[block * BLOCK + 5])
+        place = features.id.get_offset() + row * 6 * features.dtype.itemsize  # the lowest bits of the row's first value
+    data = bytearray(partial.read_bytes())
+    data[place] ^= 1
+    partial.write_bytes(data)
+    with start(path, values) as job:
+        assert job.blocks_done == block
+        write(job, values)
+        job.finish()
+    assert f"block {block} of 5 is damaged" in caplog.text
+    assert path.read_bytes() == undisturbed[id(values)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"plan": PLAN | {"batch": 64}}, "other plan"),
+        ({"order": ORDER[::-1]}, "other order_sha256"),
+        ({"block_rows": 4}, "other visited_block_rows"),
+        ({"header": FeatureHeader(**asdict(HEADER) | {"fingerprint": "0" * 64})}, "other fingerprint"),
+        ({"values": VALUES[:, :5]}, "other shape"),
+    ],
+)
+def test_what_another_identity_left_is_not_used(path, changed, why, caplog):
+    with start(path) as job:
+        write(job, until=3)
+    with start(path, **changed) as job:
+        assert job.blocks_done == 0
+    assert f"is begun anew; what a former job left of it cannot be used: {why}" in caplog.text
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.98])
+def test_a_truncated_partial_is_begun_anew(path, keep, undisturbed, caplog):
+    with start(path) as job:
+        write(job, until=3)
+    partial = path.with_name(".C2.h5.partial-f2")
+    partial.write_bytes(partial.read_bytes()[: int(partial.stat().st_size * keep)])
+    with start(path) as job:
+        assert job.blocks_done == 0
+        write(job)
+        job.finish()
+    assert "is begun anew" in caplog.text
+    assert path.read_bytes() == undisturbed[id(VALUES)]
+
+
+def test_a_frozen_plan_can_be_adopted(path, caplog):
+    caplog.set_level(logging.INFO)
+    assert read_plan(path) is None
+    with start(path) as job:
+        write(job, until=3)
+    before = {found: found.read_bytes() for found in path.parent.iterdir()}
+    assert read_plan(path) == (PLAN, 3)
+    assert {found: found.read_bytes() for found in path.parent.iterdir()} == before
+    with start(path, plan=read_plan(path)[0]) as job:
+        assert job.blocks_done == 3
+    assert "3 blocks of a former job are there" in caplog.text
+
+
+def test_nan_is_named_and_the_blocks_before_are_kept(path, undisturbed):
+    broken = VALUES.copy()
+    broken[ORDER[BLOCK + 2], 1] = np.nan
+    with start(path) as job, pytest.raises(StoreError) as caught:
+        write(job, broken)
+    assert str(caught.value) == (
+        f"slide C2: the backbone gave NaN or infinity in row {ORDER[BLOCK + 2]} of toy@20x (backbone toy). "
+        "Run it in fp32, or check the patch and the weights."
+    )
+    with start(path) as job:
+        assert job.blocks_done == 1
+        write(job)
+        job.finish()
+    assert path.read_bytes() == undisturbed[id(VALUES)]
+
+
+def test_wrong_blocks_and_early_ends_are_refused(path):
+    with pytest.raises(StoreError, match="the order of 39 visits is no permutation of 40 rows"):
+        start(path, order=ORDER[1:])
+    with start(path) as job:
+        with pytest.raises(StoreError, match="these 8 rows are not block 0 of 5"):
+            job.write(ORDER[BLOCK : 2 * BLOCK], VALUES[:BLOCK])
+        with pytest.raises(StoreError, match=r"rows of shape \(5,\), wanted \(6,\)"):
+            job.write(ORDER[:BLOCK], VALUES[:BLOCK, :5])
+        write(job, until=4)
+        with pytest.raises(StoreError, match="4 blocks were written, wanted 5"):
+            job.finish()
+        write(job)
+        with pytest.raises(StoreError, match="these 0 rows are not block 5 of 5"):
+            job.write(ORDER[:0], VALUES[:0])
+
+
+def test_a_file_that_another_job_published_is_kept(path):
+    with start(path) as job:
+        write(job)
+        with write_features(path, HEADER, shape=(2, 3)) as writer:
+            writer.append(np.ones((2, 3), np.float32))
+        with pytest.raises(StoreError, match="was written by another process meanwhile; it is kept"):
+            job.finish()
+    np.testing.assert_array_equal(read_features(path).features, np.ones((2, 3)))
+    assert hidden(path) == []
+    with pytest.raises(StoreError, match="is complete, and a file is written once"):
+        start(path)
+
+
+def test_leftovers_are_swept_once_the_file_is_there(path):
+    with start(path) as job:
+        write(job, until=2)
+    root = path.parents[3]
+    sweep_partials(root)
+    assert hidden(path) == [".C2.h5.journal", ".C2.h5.partial-f2"]
+    assert load_catalog(root) == ()
+    path.with_name(".C2.h5.partial-f4").touch()
+    with write_features(path, HEADER, shape=(2, 3)) as writer:
+        writer.append(np.ones((2, 3), np.float32))
+    assert [entry.slide_id for entry in load_catalog(root)] == ["C2"]
+    sweep_partials(root)
+    assert hidden(path) == []
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "done"), [(8_192 + 20 * 2_048, 2), (8_192 + 40 * 2_048, 3)], ids=["rows", "change to fp32"]
+)
+def test_a_full_disk_is_named_and_work_goes_on_when_there_is_room(path, tmp_path, limit_bytes, done):
+    """A limit on the size of files plays the disk: what lies beyond it cannot be written."""
+    values, order = np.random.default_rng(0).normal(size=(N, 1024)).astype(np.float32), np.arange(N)
+    values[3 * BLOCK, 0] = 70_000.0
+
+    def act(report):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        with pytest.raises(StoreError, match=r"(?s)cannot .*[Ff]ree some space"):
+            start(path, values, order=order)
+        assert hidden(path) == []
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        with start(path, values, order=order) as job:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+            with pytest.raises(StoreError, match=r"(?s)cannot .*[Ff]ree some space"):
+                write(job, values, order=order)
+            report(job.blocks_done)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            write(job, values, order=order)
+            job.finish()
+
+    assert killed_at_call(0, act) == ([done], False)
+    with write_features(tmp_path / "w.h5", HEADER, shape=values.shape) as writer:
+        writer.append(values)
+    assert path.read_bytes() == (tmp_path / "w.h5").read_bytes()
