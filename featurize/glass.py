@@ -57,14 +57,15 @@ def optical_density(thumbnail: Pixels) -> Floats:
 
 
 def unscanned_mask(thumbnail: Pixels) -> Bools:
-    """Where nothing was scanned, (h, w): white, grey or black padding, with the pixel that blends into the slide.
+    """Where nothing was scanned, (h, w): white, grey or black padding, with the seam that blends into the slide.
 
     Padding reaches the border of the thumbnail and is white, black, or neutral and exactly uniform. Glass that is
     overexposed to one flat colour looks the same and is taken too, which costs nothing.
     """
     from scipy import ndimage
 
-    return np.asarray(ndimage.binary_dilation(_padding(thumbnail), np.ones((3, 3))))
+    seam_px = max(1, round(max(thumbnail.shape) / 512))
+    return np.asarray(ndimage.binary_dilation(_padding(thumbnail), np.ones((3, 3)), iterations=seam_px))
 
 
 def _padding(thumbnail: Pixels, *, side: int = 9) -> Bools:

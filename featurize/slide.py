@@ -86,8 +86,13 @@ class Slide(Protocol):
         """
         ...
 
-    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any, *, out: Pixels | None = None) -> Pixels:
         """Turn what `fetch_tile` gave into pixels.
+
+        Parameters
+        ----------
+        out
+            Memory for a whole tile (h, w, 3), which a reader may decode into.
 
         Returns
         -------

@@ -6,20 +6,17 @@ The format: Aperio, "Digital Slides and Third-Party Data Interchange": levels ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import tifffile
 
-from ..store.arrays import Pixels
 from ..store.errors import SlideError
 from .slide import Slide
 from .slide_openslide import OpenSlideSlide
 from .slide_tiff import DAMAGED, TiffSlide
-from .slide_tiff_layout import Level, Plane, check_chain, page_decoder
+from .slide_tiff_layout import Level, Plane, check_chain, jpeg_decoder, page_decoder
 
 _JPEG, _J2K_RGB = 7, 33005  # TIFF compressions; 33003, JPEG 2000 of YCbCr, is left to OpenSlide's own arithmetic
 _COLOURS = {2: "RGB", 6: "YCBCR"}  # TIFF photometric, imagecodecs' colour space
@@ -92,20 +89,6 @@ def _check_levels(pages: list[Any], slide: OpenSlideSlide) -> None:
 
 
 def _level_of(page: Any) -> Level:
-    decode = _jpeg_decoder(page) if page.compression == _JPEG else page_decoder(page)
+    decode = jpeg_decoder(page, _COLOURS[page.photometric]) if page.compression == _JPEG else page_decoder(page)
     plane = Plane(page.dataoffsets, page.databytecounts, 0, slice(0, 3), decode)
     return Level(page.imagewidth, page.imagelength, (page.tilewidth, page.tilelength), (plane,))
-
-
-def _jpeg_decoder(page: Any) -> Callable[[bytes, int], Pixels]:
-    """A decoder that takes the page's word for the colours, as OpenSlide does, over that of the JPEG's markers."""
-    tables, colours, shape = page.jpegtables, _COLOURS[page.photometric], (page.tilelength, page.tilewidth, 3)
-
-    def decode(data: bytes, index: int) -> Pixels:
-        tile: Pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colours, outcolorspace="RGB")
-        if tile.shape != shape:
-            msg = f"a JPEG of shape {tile.shape} in place of {shape}"
-            raise ValueError(msg)
-        return tile
-
-    return decode

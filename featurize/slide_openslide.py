@@ -73,7 +73,7 @@ class OpenSlideSlide:
         """Nothing, of a tile that exists: OpenSlide reads and decodes in one."""
         tile_box(self, (level, column, row), self._path)
 
-    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any, *, out: Pixels | None = None) -> Pixels:
         """Read one tile; see `Slide.decode_tile`."""
         return self.read(level, *tile_box(self, (level, column, row), self._path))
 

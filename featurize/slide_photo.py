@@ -61,7 +61,7 @@ class WholeSlide:
         """Nothing, of a tile that exists: the pixels are in memory."""
         tile_box(self, (level, column, row), self._path)
 
-    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any, *, out: Pixels | None = None) -> Pixels:
         """One tile, not copied; see `Slide.decode_tile`."""
         x, y, width, height = tile_box(self, (level, column, row), self._path)
         tile = self._level(level)[y : y + height, x : x + width]

@@ -81,16 +81,18 @@ class TiffSlide:
         index = self._index(level, column, row)
         return tuple(self._bytes_of(plane, plane.first_tile + index) for plane in self._levels[level].planes)
 
-    def decode_tile(self, level: int, column: int, row: int, fetched: tuple[bytes, ...]) -> Pixels:
+    def decode_tile(
+        self, level: int, column: int, row: int, fetched: tuple[bytes, ...], *, out: Pixels | None = None
+    ) -> Pixels:
         """Decode one tile; see `Slide.decode_tile`. Tiles that the file leaves out are white."""
         _, _, width, height = tile_box(self, (level, column, row), self._path)
         index, planes = self._index(level, column, row), self._levels[level].planes
         if len(planes) == 1 and fetched[0]:
-            return as_rgb(self._decoded(planes[0], index, fetched[0]), self._path)[:height, :width]
+            return as_rgb(self._decoded(planes[0], index, fetched[0], out), self._path)[:height, :width]
         tile = np.full((height, width, 3), 255, dtype=np.uint8)
         for plane, data in zip(planes, fetched, strict=True):
             if data:
-                tile[..., plane.channels] = self._decoded(plane, plane.first_tile + index, data)[:height, :width]
+                tile[..., plane.channels] = self._decoded(plane, plane.first_tile + index, data, None)[:height, :width]
         return tile
 
     def _index(self, level: int, column: int, row: int) -> int:
@@ -110,9 +112,9 @@ class TiffSlide:
             raise SlideError(msg)
         return data
 
-    def _decoded(self, plane: Plane, index: int, data: bytes) -> Pixels:
+    def _decoded(self, plane: Plane, index: int, data: bytes, out: Pixels | None) -> Pixels:
         try:
-            return plane.decode(data, index)
+            return plane.decode(data, index, out)
         except DAMAGED as error:
             msg = f"image {self._path}: tile {index} cannot be decoded ({error}): the file is damaged"
             raise SlideError(msg) from error

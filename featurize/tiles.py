@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from ..store.arrays import Pixels
 from .reading import inside, mirrored
 from .stages import DECODE, READ, Stages
+from .tile_memory import TileMemory
 from .visit import Block, Need, Tiled
 
 KEEP_BYTES = 256 * 2**20
@@ -22,6 +24,7 @@ KEEP_BYTES = 256 * 2**20
 TILES_A_JOB = 8
 
 TileKey = tuple[int, int, int]  # level, column, row
+Tiles = Future[dict[TileKey, Pixels]]
 
 
 class TileSource(Tiled, Protocol):
@@ -31,7 +34,7 @@ class TileSource(Tiled, Protocol):
         """Compressed bytes of a tile."""
         ...
 
-    def decode_tile(self, level: int, column: int, row: int, fetched: Any) -> Pixels:
+    def decode_tile(self, level: int, column: int, row: int, fetched: Any, *, out: Pixels | None = None) -> Pixels:
         """Pixels (h, w, 3) of a tile, cut at the level's border."""
         ...
 
@@ -41,26 +44,25 @@ class Canvas:
 
     Parameters
     ----------
-    spare
-        Buffers of canvases that are no longer used: fresh memory costs more to touch than a tile to decode.
+    buffer
+        Memory for at least the box's pixels. It is used again by later canvases: touching fresh memory for the first
+        time costs as much as decoding.
     """
 
-    def __init__(self, slide: Tiled, need: Need, spare: list[Pixels]) -> None:
+    def __init__(self, slide: Tiled, need: Need, buffer: Pixels) -> None:
         self._level_px = slide.level_dimensions[need.level]
         self._tile_px = slide.tile_px[need.level]
-        self._left, self._top = need.column * self._tile_px[0], need.row * self._tile_px[1]
-        rows, columns = need.wanted.shape
-        width = min(columns * self._tile_px[0], self._level_px[0] - self._left)
-        height = min(rows * self._tile_px[1], self._level_px[1] - self._top)
-        size = height * width * 3
-        fitting = next((number for number, buffer in enumerate(spare) if buffer.size >= size), None)
-        self.buffer = np.empty(size, dtype=np.uint8) if fitting is None else spare.pop(fitting)
-        self._pixels = self.buffer[:size].reshape(height, width, 3)
+        self._left, self._top, right, bottom = need.box_px
+        self.buffer = buffer
+        shape = (bottom - self._top, right - self._left, 3)
+        self._pixels = buffer[: math.prod(shape)].reshape(shape)
 
     def paste(self, column: int, row: int, tile: Pixels) -> None:
-        """Put a tile in its place."""
+        """Put what is needed of a tile in its place."""
         x, y = column * self._tile_px[0] - self._left, row * self._tile_px[1] - self._top
-        self._pixels[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+        left, top = max(x, 0), max(y, 0)
+        cut = tile[top - y : self._pixels.shape[0] - y, left - x : self._pixels.shape[1] - x]
+        self._pixels[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
 
     def region(self, left: int, top: int, side: int) -> Pixels:
         """Square region (side, side, 3) of the level: a view, or mirrored where it leaves the level."""
@@ -72,10 +74,21 @@ class Canvas:
 
 @dataclass(frozen=True)
 class OpenBlock:
-    """A block whose tiles are on their way: canvases by level, and the jobs that fill them."""
+    """A block whose tiles are on their way.
+
+    Attributes
+    ----------
+    canvases
+        By level.
+    jobs
+        Those that fill the canvases.
+    slots
+        Memory of tiles, by level, that nobody needs once the block is closed.
+    """
 
     canvases: dict[int, Canvas]
-    jobs: tuple[Future[Any], ...]
+    jobs: list[Future[Any]]
+    slots: list[tuple[int, Pixels]]
 
     def canvas(self, level: int) -> Canvas:
         """Wait until all is there."""
@@ -105,11 +118,17 @@ class TileReader:
         self._uses: dict[TileKey, deque[int]] = {}
         for index, block in enumerate(blocks):
             for need in block.needs:
-                for column, row in need.tiles():
+                for column, row in need.tiles:
                     self._uses.setdefault((need.level, column, row), deque()).append(index)
-        self._kept: dict[TileKey, Future[dict[TileKey, Pixels]]] = {}
+        self._kept: dict[TileKey, tuple[Tiles, Pixels]] = {}
         self._kept_bytes = 0
-        self._spare: list[Pixels] = []
+        self._memory = {level: TileMemory(*slide.tile_px[level]) for level in {key[0] for key in self._uses}}
+        self._buffer_px: dict[int, int] = {}  # of the largest canvas of each level
+        for need in (need for block in blocks for need in block.needs):
+            left, top, right, bottom = need.box_px
+            size = (right - left) * (bottom - top)
+            self._buffer_px[need.level] = max(self._buffer_px.get(need.level, 0), size)
+        self._spare: dict[int, list[Pixels]] = {level: [] for level in self._buffer_px}
 
     def open_block(self, index: int) -> OpenBlock:
         """Submit the jobs that fill the canvases of a block; the pool must start jobs in the order of submission.
@@ -117,78 +136,83 @@ class TileReader:
         Jobs that paste wait for jobs that decode, which were submitted before them: on such a pool they are running
         or done by then, so nothing waits for ever.
         """
-        canvases: dict[int, Canvas] = {}
-        jobs: list[Future[Any]] = []
+        opened = OpenBlock({}, [], [])
         for need in self._blocks[index].needs:
-            canvas = canvases[need.level] = Canvas(self._slide, need, self._spare)
-            keys = [(need.level, column, row) for column, row in need.tiles()]
+            level = need.level
+            canvas = opened.canvases[level] = Canvas(self._slide, need, self._buffer(level))
+            keys = [(level, column, row) for column, row in need.tiles]
             for key in keys:
                 self._uses[key].popleft()
-            known = [key for key in keys if key in self._kept]
-            fresh = [key for key in keys if key not in self._kept]
+            known = {key: self._kept[key][0] for key in keys if key in self._kept}
+            fresh = [key for key in keys if key not in known]
             for start in range(0, len(fresh), TILES_A_JOB):
-                part = fresh[start : start + TILES_A_JOB]
-                keep = frozenset(key for key in part if self._uses[key])
-                job = self._pool.submit(self._decode, canvas, part, keep)
-                for key in keep:
-                    self._keep(key, job)
-                jobs.append(job)
-            last = {key: self._forget(key) for key in known if not self._uses[key]}
-            again = {key: self._kept[key] for key in known if self._uses[key]}
+                self._submit(opened, canvas, fresh[start : start + TILES_A_JOB])
             if known:
-                jobs.append(self._pool.submit(_paste_kept, canvas, again, last))
-        self._keep_within_limit()
-        return OpenBlock(canvases, tuple(jobs))
+                opened.jobs.append(self._pool.submit(_paste_kept, canvas, known))
+            for key in known:
+                if not self._uses[key]:
+                    self._forget(key, opened)
+        self._keep_within_limit(opened)
+        return opened
 
     def close_block(self, opened: OpenBlock) -> None:
-        """Take the canvases of a block back, once nothing reads them any more."""
-        self._spare.extend(canvas.buffer for canvas in opened.canvases.values())
-        del self._spare[: -2 * len(opened.canvases)]
+        """Take the memory of a block back, once nothing reads it any more; blocks are closed in their order."""
+        for level, canvas in opened.canvases.items():
+            self._spare[level].append(canvas.buffer)
+        for level, slot in opened.slots:
+            self._memory[level].give_back(slot)
 
-    def _decode(self, canvas: Canvas, keys: Sequence[TileKey], keep: frozenset[TileKey]) -> dict[TileKey, Pixels]:
+    def _submit(self, opened: OpenBlock, canvas: Canvas, keys: Sequence[TileKey]) -> None:
+        """Have tiles decoded: those of later blocks into memory of their own, the others one after another into one."""
+        level = keys[0][0]
+        slots = {key: self._memory[level].take() for key in keys if self._uses[key]}
+        scratch = self._memory[level].take()
+        opened.slots.append((level, scratch))
+        job = self._pool.submit(self._decode, canvas, keys, slots, scratch)
+        opened.jobs.append(job)
+        for key, slot in slots.items():
+            self._kept[key] = (job, slot)
+            self._kept_bytes += slot.nbytes
+
+    def _buffer(self, level: int) -> Pixels:
+        if self._spare[level]:
+            return self._spare[level].pop()
+        return np.empty(self._buffer_px[level] * 3, dtype=np.uint8)
+
+    def _decode(
+        self, canvas: Canvas, keys: Sequence[TileKey], slots: dict[TileKey, Pixels], scratch: Pixels
+    ) -> dict[TileKey, Pixels]:
         reading = decoding = 0.0
         kept = {}
         for key in keys:
             begun = time.perf_counter()
             fetched = self._slide.fetch_tile(*key)
             there = time.perf_counter()
-            tile = self._slide.decode_tile(*key, fetched)
+            tile = self._slide.decode_tile(*key, fetched, out=slots.get(key, scratch))
             canvas.paste(key[1], key[2], tile)
             reading, decoding = reading + there - begun, decoding + time.perf_counter() - there
-            if key in keep:
+            if key in slots:
                 kept[key] = tile
         self._stages.add(READ, reading, len(keys))
         self._stages.add(DECODE, decoding, len(keys))
         return kept
 
-    def _keep(self, key: TileKey, job: Future[dict[TileKey, Pixels]]) -> None:
-        self._kept[key] = job
-        self._kept_bytes += self._bytes_of(key)
+    def _forget(self, key: TileKey, opened: OpenBlock) -> None:
+        """Let a tile go when the block is closed: until then jobs may still paste it."""
+        _, slot = self._kept.pop(key)
+        self._kept_bytes -= slot.nbytes
+        opened.slots.append((key[0], slot))
 
-    def _forget(self, key: TileKey) -> Future[dict[TileKey, Pixels]]:
-        self._kept_bytes -= self._bytes_of(key)
-        return self._kept.pop(key)
-
-    def _bytes_of(self, key: TileKey) -> int:
-        width, height = self._slide.tile_px[key[0]]
-        return 3 * width * height
-
-    def _keep_within_limit(self) -> None:
+    def _keep_within_limit(self, opened: OpenBlock) -> None:
         if self._kept_bytes <= self._keep_bytes:
             return
         for key in sorted(self._kept, key=lambda key: self._uses[key][0], reverse=True):
-            self._forget(key)
+            self._forget(key, opened)
             if self._kept_bytes <= self._keep_bytes:
                 return
 
 
-def _paste_kept(
-    canvas: Canvas,
-    again: dict[TileKey, Future[dict[TileKey, Pixels]]],
-    last: dict[TileKey, Future[dict[TileKey, Pixels]]],
-) -> None:
-    """Paste tiles that were decoded for an earlier block; those that are used for the last time are let go."""
-    for key, job in again.items():
+def _paste_kept(canvas: Canvas, kept: dict[TileKey, Tiles]) -> None:
+    """Paste tiles that were decoded for an earlier block."""
+    for key, job in kept.items():
         canvas.paste(key[1], key[2], job.result()[key])
-    for key, job in last.items():
-        canvas.paste(key[1], key[2], job.result().pop(key))

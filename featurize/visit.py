@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ..store.arrays import Bools, Floats, Ints
+from ..store.arrays import Floats, Ints
 from .reading import Field, regions_of
 
-BLOCK_PX = 2048
-"""Side of a block, level-0 pixels: with the fields around it, its canvases take some 15 to 50 MB."""
+BLOCK_PX = 3072
+"""Side of a block, level-0 pixels: with the fields around it, its canvases take some 30 to 60 MB."""
 
 
 class Tiled(Protocol):
@@ -40,20 +40,15 @@ class Need:
 
     Attributes
     ----------
-    column, row
-        First column and row of the box of tiles that holds them.
-    wanted
-        (rows, columns) of that box: which tiles are needed.
+    box_px
+        Left, top, right and bottom of all that patches read, in the level's pixels, inside the level.
+    tiles
+        (column, row) of each tile, row by row.
     """
 
     level: int
-    column: int
-    row: int
-    wanted: Bools
-
-    def tiles(self) -> list[tuple[int, int]]:
-        """(column, row) of each tile that is needed, row by row."""
-        return [(self.column + int(c), self.row + int(r)) for r, c in np.argwhere(self.wanted)]
+    box_px: tuple[int, int, int, int]
+    tiles: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -114,34 +109,35 @@ def plan_blocks(
     cells = block_cells(centers_px, block_px=block_px)[start:]
     changes = np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1
     bounds = np.concatenate([[0], changes, [len(cells)]]) + start
-    spans = [(field.level, _tile_spans(field, centers_px, slide)) for field in fields]
+    boxes = [(field.level, _region_boxes(field, centers_px, slide)) for field in fields]
     return [
-        Block(first, last, _needs([(level, span[first:last]) for level, span in spans]))
+        Block(first, last, _needs([(level, box[first:last]) for level, box in boxes], slide))
         for first, last in pairwise(bounds.tolist())
     ]
 
 
-def _tile_spans(field: Field, centers_px: Floats, slide: Tiled) -> Ints:
-    """(n, 4) first column, first row, last column, last row of the tiles under each region, inside the level."""
+def _region_boxes(field: Field, centers_px: Floats, slide: Tiled) -> Ints:
+    """(n, 4) left, top, right and bottom (inclusive) of the part of each region inside the level."""
     regions, _ = regions_of(field, centers_px)
     last = np.array(slide.level_dimensions[field.level]) - 1
-    tile = np.array(slide.tile_px[field.level])
-    low = np.clip(regions, 0, last) // tile
-    high = np.clip(regions + field.region_px - 1, 0, last) // tile
-    return np.concatenate([low, high], axis=1)
+    return np.concatenate([np.clip(regions, 0, last), np.clip(regions + field.region_px - 1, 0, last)], axis=1)
 
 
-def _needs(spans: Sequence[tuple[int, Ints]]) -> tuple[Need, ...]:
+def _needs(boxes: Sequence[tuple[int, Ints]], slide: Tiled) -> tuple[Need, ...]:
     """One need for each level, over all fields that read it."""
     by_level: dict[int, list[Ints]] = {}
-    for level, span in spans:
-        by_level.setdefault(level, []).append(span)
+    for level, box in boxes:
+        by_level.setdefault(level, []).append(box)
     needs = []
     for level, parts in sorted(by_level.items()):
-        span = np.unique(np.concatenate(parts), axis=0)
-        column, row = span[:, 0].min(), span[:, 1].min()
-        wanted = np.zeros((span[:, 3].max() - row + 1, span[:, 2].max() - column + 1), dtype=np.bool_)
-        for c0, r0, c1, r1 in (span - [column, row, column, row]).tolist():
+        box = np.concatenate(parts)  # (m, 4)
+        spans = np.unique(box // np.tile(slide.tile_px[level], 2), axis=0)  # first and last column and row of tiles
+        column, row = spans[:, 0].min(), spans[:, 1].min()
+        wanted = np.zeros((spans[:, 3].max() - row + 1, spans[:, 2].max() - column + 1), dtype=np.bool_)
+        for c0, r0, c1, r1 in (spans - [column, row, column, row]).tolist():
             wanted[r0 : r1 + 1, c0 : c1 + 1] = True
-        needs.append(Need(level, int(column), int(row), wanted))
+        left, top = box[:, :2].min(axis=0).tolist()
+        right, bottom = (box[:, 2:].max(axis=0) + 1).tolist()
+        tiles = np.argwhere(wanted)[:, ::-1] + [column, row]  # (t, 2) column, row
+        needs.append(Need(level, (left, top, right, bottom), tuple(map(tuple, tiles.tolist()))))
     return tuple(needs)

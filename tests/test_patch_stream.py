@@ -39,7 +39,7 @@ class TiledSlide:
     def fetch_tile(self, level, column, row):
         return (level, column, row)
 
-    def decode_tile(self, level, column, row, fetched):
+    def decode_tile(self, level, column, row, fetched, *, out=None):
         assert fetched == (level, column, row)
         if fetched == self.damaged:
             msg = "tile is damaged"
@@ -49,7 +49,10 @@ class TiledSlide:
         width, height = self.tile_px[level]
         tile = self.levels[level][row * height : (row + 1) * height, column * width : (column + 1) * width]
         assert tile.size
-        return tile.copy()
+        if out is None or tile.shape != out.shape:
+            return tile.copy()
+        out[:] = tile
+        return out
 
 
 def pyramid(width=700, height=500, *, tile_px=(64, 48), factors=(1, 4), seed=0, **options):
