@@ -9,6 +9,7 @@ the kill may be computed again.
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
@@ -20,23 +21,56 @@ from typing import Any
 import numpy as np
 
 from ..featurize.job_plan import Plan
+from ..featurize.options import FeaturizeOptions
 from ..featurize.synthetic.cohort import write_cohort
 
 BATCH = 32
 BLOCK_ROWS = Plan(BATCH, 1, "cpu", "", compiled=False).block_rows
 
+TINY = {
+    "key": "tiny",
+    "loader": "timm",
+    "architecture": "test_vit",
+    "architecture_options": {"img_size": 64, "num_classes": 0},
+    "input_px": 64,
+    "resize": "bilinear",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "pooling": "cls",
+    "dim": 64,
+    "token_grid": [4, 4],
+    "prefix_tokens": 1,
+    "licence": "none: random weights",
+}
+"""A network so small that a job is reading and writing, and is soon done."""
+
 _JOB = """
-import os, sys
-from tissuary.featurize import FeaturizeOptions, featurize
+import os, sys, torch
+from tissuary.benchmarks.kill import dense_options
+from tissuary.featurize import featurize
+torch.set_num_threads(1)
 log = os.open(sys.argv[3], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 def tell(slide, done, total):
     os.write(log, f"{slide} {done}\\n".encode())
-options = FeaturizeOptions(
-    views=("20x", "10x"), patches="grid", grid_um=(112.0,), overlap_um=84.0, min_tissue=0.2, batch=int(sys.argv[4])
-)
-report = featurize(sys.argv[1], sys.argv[2], options=options, progress=tell)
+report = featurize(sys.argv[1], sys.argv[2], options=dense_options(sys.argv[4]), progress=tell)
 assert not report.failed, report.failed
 """
+
+
+def dense_options(record: str) -> FeaturizeOptions:
+    """A run of three blocks a slide, three files each, through the tiny network of a record file."""
+    return FeaturizeOptions(
+        views=("20x",),
+        patches="grid",
+        grid_um=(112.0,),
+        overlap_um=72.0,
+        min_tissue=0.2,
+        backbones=(record,),
+        weights={"tiny": "random"},
+        tokens=("2x2",),
+        batch=BATCH,
+        readers=2,
+    )
 
 
 def main() -> None:
@@ -47,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest = write_cohort(folder / "cohort", patients=2, slides_per_patient=1, spots_per_side=8)
+        manifest = write_cohort(folder / "cohort", patients=2, slides_per_patient=1, spots_per_side=5)
         seconds = undisturbed(manifest, folder)
         print(f"undisturbed: {seconds:.1f} s, {len(contents(folder / 'whole'))} datasets and attributes")
         recomputed = kill_and_resume(manifest, folder, kills=options.kills, seed=options.seed, within_s=seconds)
@@ -117,7 +151,9 @@ def contents(store: Path) -> dict[str, bytes]:
                 for attribute, value in item.attrs.items():
                     found[f"{where}:{name}@{attribute}"] = repr(value).encode()
                 if isinstance(item, h5py.Dataset):
-                    found[f"{where}:{name}"] = f"{item.dtype} {item.shape} ".encode() + np.asarray(item[()]).tobytes()
+                    values = item[()]
+                    plain = repr(values.tolist()).encode() if item.dtype == object else np.asarray(values).tobytes()
+                    found[f"{where}:{name}"] = f"{item.dtype} {item.shape} ".encode() + plain
 
             note("/", file)
             file.visititems(note)
@@ -133,7 +169,9 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def _command(manifest: Path, store: Path, log: Path) -> list[str]:
-    return [sys.executable, "-c", _JOB, str(manifest), str(store), str(log), str(BATCH)]
+    record = manifest.parent / "tiny.json"
+    record.write_text(json.dumps(TINY))
+    return [sys.executable, "-c", _JOB, str(manifest), str(store), str(log), str(record)]
 
 
 if __name__ == "__main__":

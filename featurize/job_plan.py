@@ -103,7 +103,7 @@ def _states(wanted: Sequence[Wanted], today: Plan) -> list[tuple[Plan, int, View
         for target in targets:
             plan, done = today, 0
             found = read_plan(target.path)
-            if found is not None and (frozen := today.resumed(found[0])) is not None:
+            if found is not None and found[1] and (frozen := today.resumed(found[0])) is not None:
                 plan, done = frozen, found[1]
             states.append((plan, done, field, target))
     return states

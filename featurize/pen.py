@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..store.arrays import Bools, Floats, Pixels
-from .glass import optical_density
+from ..store.arrays import Bools, Floats
 
 SEEN = 0.08
 SURE = 0.2
 """Optical density of the strongest channel from which ink continues, and from which it begins."""
 
 
-def pen_mask(thumbnail: Pixels) -> Bools:
+def pen_mask(density: Floats) -> Bools:
     """Strokes of blue, green, red and black marker, with their soft edge.
 
     Haematoxylin and eosin both absorb green most. Over the sections this was fitted to, the ratio of optical densities
@@ -28,30 +27,25 @@ def pen_mask(thumbnail: Pixels) -> Bools:
 
     Parameters
     ----------
-    thumbnail
-        (h, w, 3).
+    density
+        (3, h, w) optical density of a thumbnail relative to glass, smoothed over a pixel or so.
 
     Returns
     -------
     Bools
         (h, w).
     """
-    return ink_mask(optical_density(thumbnail))
-
-
-def ink_mask(density: Floats) -> Bools:
-    """`pen_mask` from the optical density relative to glass, (3, h, w)."""
     from scipy import ndimage
 
     longest = max(density.shape)
-    density = ndimage.gaussian_filter(density, (0, longest / 1024, longest / 1024))
     found = np.zeros(density.shape[1:], dtype=np.bool_)
     strong = density.max(axis=0)
     # The opening keeps what holds a disc of ink; the stroke is then followed to its faint ends.
     disc = _disc(max(1, round(longest / 400)))
     for ink in _inks(density):
         sure = ndimage.binary_opening(ink & (strong > SURE), disc)
-        found |= ndimage.binary_propagation(sure, mask=ink & (strong > SEEN))
+        if sure.any():
+            found |= ndimage.binary_propagation(sure, mask=ink & (strong > SEEN))
     return np.asarray(ndimage.binary_dilation(found, _disc(max(1, round(longest / 512)))), dtype=np.bool_)
 
 

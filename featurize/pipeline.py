@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..store.atomic import sweep_partials
-from ..store.errors import CohortError, TissuaryError
+from ..store.errors import BackboneError, CohortError, TissuaryError
 from ..store.naming import UNKNOWN_PATIENT
 from .job_plan import Plan
 from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
@@ -187,8 +187,21 @@ def build_encoders(options: FeaturizeOptions) -> dict[str, Encoder]:
         msg = f"two backbones are called {', '.join(twice)}: one would hide the other; give each record its own key"
         raise CohortError(msg)
     encoders = dict(zip(names, built, strict=True))
+    for encoder in built:
+        _check_grids(encoder, options.token_grids)
     encoders.setdefault(DENSITY, build_encoder(get_record(DENSITY), weights=None, device=device))
     return encoders
+
+
+def _check_grids(encoder: Encoder, grids: Sequence[tuple[int, int]]) -> None:
+    """Refuse token grids that a backbone does not have, before anything is read."""
+    record = encoder.record
+    for rows, columns in grids:
+        own = record.token_grid
+        if own is None or rows > own[0] or columns > own[1]:
+            has = "no tokens" if own is None else f"{own[0]}x{own[1]} tokens"
+            msg = f"backbone {record.key} has {has}, {rows}x{columns} were asked for: ask for fewer, or leave --tokens out"
+            raise BackboneError(msg)
 
 
 def plan_of(options: FeaturizeOptions, encoders: dict[str, Encoder]) -> Plan:

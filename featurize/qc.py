@@ -94,7 +94,7 @@ def write_qc(path: Path, picture: Pixels) -> None:
         msg = f"{path} cannot hold a picture: give it the suffix {', '.join(SUFFIXES)}"
         raise StoreError(msg)
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format=image_format, quality=88, optimize=True)
+        Image.fromarray(picture).save(temporary, format=image_format, quality=88)
 
 
 def _outlined(slide: Image.Image, tissue: Bools) -> Image.Image:
@@ -104,7 +104,7 @@ def _outlined(slide: Image.Image, tissue: Bools) -> Image.Image:
 
     mask = np.asarray(Image.fromarray(tissue).resize(slide.size, Image.Resampling.NEAREST), dtype=np.bool_)
     picture = np.where(mask[..., None], np.asarray(slide), np.asarray(_greyed(slide)))
-    picture[ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=2) & ~mask] = TISSUE_LINE
+    picture[ndimage.maximum_filter(mask, size=5) & ~mask] = TISSUE_LINE
     return Image.fromarray(picture)
 
 
@@ -121,7 +121,7 @@ def _with_fields(slide: Image.Image, center: Floats, side: float, *, round_field
         box = (left, top, left + max(2 * side - 1, 0), top + max(2 * side - 1, 0))
         for draw, paint in canvases:
             (draw.ellipse if round_fields else draw.rectangle)(box, width=thickness, **paint)
-    inside, line = (layer.resize(slide.size, Image.Resampling.BOX) for layer in (inside, line))
+    inside, line = (layer.reduce(2) for layer in (inside, line))
     picture = Image.composite(slide, _greyed(slide), inside)
     picture.paste(FIELD_LINE, mask=line)
     return picture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..store.arrays import Bools, Floats, Pixels
-from .glass import optical_density, unscanned_mask
-from .pen import ink_mask
+from .glass import optical_density, unscanned_mask, working_step
+from .pen import pen_mask
 
 CHROMA_WEIGHT = 1 / 6
 """Weight of the mean chroma beside its local variation: a flat veil of leaked eosin must not outweigh pale tissue."""
@@ -39,32 +39,39 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
     ----------
     Otsu, N. (1979). A threshold selection method from gray-level histograms. IEEE Trans. SMC 9(1), 62-66.
     """
+    from PIL import Image
     from scipy import ndimage
 
     longest = max(thumbnail.shape)
-    density = optical_density(thumbnail)
-    pen = ink_mask(density)
-    excluded = unscanned_mask(thumbnail) | pen
-    if excluded.all():
-        return np.zeros_like(excluded)
-    density[:, excluded] = 0
+    unscanned = unscanned_mask(thumbnail)
+    if unscanned.all():
+        return np.zeros_like(unscanned)
+    density = optical_density(thumbnail, unscanned)
+    seam_px = max(1, round(longest / 512))  # padding blends into the slide
+    unscanned = ndimage.binary_dilation(unscanned, np.ones((3, 3)), iterations=seam_px)
+    density[:, unscanned] = 0
     sigma = max(1.0, 1.2 * longest / 1024)  # below one pixel, sensor grain would look like structure
+    every = working_step(thumbnail.shape)
+    density = np.stack([np.asarray(Image.fromarray(plane).reduce(every)) for plane in density])  # (3, h', w')
+    sigma = (sigma**2 - (every**2 - 1) / 12) ** 0.5 / every  # what the averaging has not blurred
     density = ndimage.gaussian_filter(density, (0, sigma, sigma))
-    chroma = density - density.mean(axis=0)  # (3, h, w)
-    signal = _signal(chroma, width_px=longest / 256)
+    pen = pen_mask(density)
+    excluded = unscanned[::every, ::every] | pen
+    density[:, pen] = 0
+    chroma = density - density.mean(axis=0)  # (3, h', w')
+    signal = _signal(chroma, width_px=longest / 256 / every)
     threshold = float(np.clip(_otsu(signal[~excluded]), *THRESHOLD_RANGE))
     mask = _outlined(signal > threshold, np.linalg.norm(chroma, axis=0) > 2 * threshold)
-    return np.asarray(mask & ~pen)
+    return _enlarged(mask & ~pen, unscanned.shape, factor=every)
 
 
 def _signal(chroma: Floats, *, width_px: float) -> Floats:
     """Root of the local variance of chroma plus its weighted squared mean; (h, w)."""
     from scipy import ndimage
 
-    sigma = (0, width_px, width_px)
-    mean_square = ndimage.gaussian_filter(chroma, sigma) ** 2  # (3, h, w)
-    variance = np.maximum(ndimage.gaussian_filter(chroma**2, sigma) - mean_square, 0)
-    return np.asarray(np.sqrt((variance + CHROMA_WEIGHT**2 * mean_square).sum(axis=0)))
+    square_mean = (ndimage.gaussian_filter(chroma, (0, width_px, width_px)) ** 2).sum(axis=0)
+    variance = np.maximum(ndimage.gaussian_filter((chroma**2).sum(axis=0), width_px) - square_mean, 0)
+    return np.asarray(np.sqrt(variance + CHROMA_WEIGHT**2 * square_mean))
 
 
 def _otsu(signal: Floats) -> float:
@@ -97,9 +104,10 @@ def _outlined(coarse: Bools, crisp: Bools) -> Bools:
     reach = max(1, round(longest / 256))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = x**2 + y**2 <= reach**2 + reach
-    margin = 2 * reach  # a closing would retreat from the border of the thumbnail
-    closed = ndimage.binary_closing(np.pad(crisp, margin, mode="edge"), disc, iterations=2)
-    mask = ndimage.binary_opening(coarse, disc) & closed[margin:-margin, margin:-margin]
+    closed = ndimage.binary_dilation(crisp, disc, iterations=2)
+    # Beyond the border all counts as tissue, or the closing would retreat from it.
+    closed = ndimage.binary_erosion(closed, disc, iterations=2, border_value=1)
+    mask = ndimage.binary_opening(coarse, disc) & closed
     mask = _without_specks(mask, smallest=(longest / 80) ** 2)
     return ~_without_specks(~mask, smallest=longest**2 / 1000)
 
@@ -112,3 +120,13 @@ def _without_specks(mask: Bools, *, smallest: float) -> Bools:
     large = np.bincount(labels.ravel()) >= smallest
     large[0] = False
     return np.asarray(large[labels])
+
+
+def _enlarged(mask: Bools, shape: tuple[int, ...], *, factor: int) -> Bools:
+    """The mask in the shape (h, w) that it was reduced from, with a smooth outline."""
+    from PIL import Image
+
+    height, width = shape
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    box = (0, 0, width / factor, height / factor)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)) > 127

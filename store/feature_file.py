@@ -14,8 +14,8 @@ import numpy as np
 from .arrays import Floats
 from .atomic import atomic_path
 from .errors import StoreError
-from .feature_rows import FP16, FP32, check_rows, create_rows, recast_rows
-from .precision import loses_precision
+from .feature_rows import check_finite, check_shape, create_rows, recast_rows
+from .precision import FP16, FP32, half
 from .schema import FEATURES, open_h5, required
 
 BLOCK_ROWS = 256
@@ -125,8 +125,7 @@ class FeatureWriter:
 
     def append(self, rows: Floats) -> None:
         """Add the next rows, (m, dim) or (m, tokens, dim)."""
-        start = self._done + self._pending_rows
-        check_rows(np.arange(start, start + len(rows)), rows, self._header, shape=self._shape, key=self._key)
+        check_shape(rows, self._header, shape=self._shape)
         self._pending.append(rows)
         self._pending_rows += len(rows)
         if self._pending_rows >= self._header.block_rows:
@@ -160,12 +159,22 @@ class FeatureWriter:
         if self._done + len(block) > self._shape[0]:
             msg = f"slide {self._header.slide_id}: more than the {self._shape[0]} rows that were announced"
             raise StoreError(msg)
-        if self._rows.dtype == FP16 and loses_precision(block):
-            narrow, done = self._rows, np.arange(self._done)
-            self._rows = recast_rows(narrow, self._path, self._header, dtype=FP32, done=done)
-            narrow.close()
-        self._rows.write(np.arange(self._done, self._done + len(block)), block.astype(self._rows.dtype))
+        rows = np.arange(self._done, self._done + len(block))
+        stored = half(block) if self._rows.dtype == FP16 else None
+        if stored is None:
+            check_finite(rows, block, self._header, key=self._key)
+            stored = block.astype(FP32, copy=False)
+            self._widen()
+        self._rows.write(rows, stored)
         self._done += len(block)
+
+    def _widen(self) -> None:
+        """Go on in fp32, with the rows so far."""
+        if self._rows.dtype == FP32:
+            return
+        narrow, done = self._rows, np.arange(self._done)
+        self._rows = recast_rows(narrow, self._path, self._header, dtype=FP32, done=done)
+        narrow.close()
 
 
 def read_features(path: Path) -> FeatureFile:

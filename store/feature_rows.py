@@ -19,8 +19,6 @@ from .schema import FEATURES, create_h5, open_h5
 if TYPE_CHECKING:
     from .feature_file import FeatureHeader
 
-FP16, FP32 = np.dtype("<f2"), np.dtype("<f4")
-
 
 def create_rows(path: Path, header: FeatureHeader, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FeatureRows:
     """Lay out a feature file with every attribute and room for all rows, at its full (sparse) size.
@@ -51,22 +49,35 @@ def recast_rows(
     return FeatureRows(path)
 
 
-def check_rows(rows: Ints, values: Floats, header: FeatureHeader, *, shape: tuple[int, ...], key: str) -> None:
-    """Refuse `values` (m, ...) for the row indices `rows` (m,) unless they fit the file and are numbers.
+def check_shape(values: Floats, header: FeatureHeader, *, shape: tuple[int, ...]) -> None:
+    """Refuse `values` (m, ...) unless their rows are of the shape of the file's, `shape` (n, ...).
 
     Raises
     ------
     StoreError
-        If the shape differs, or a value is NaN or infinite.
+        If the shape differs.
     """
-    if values.shape != (len(rows), *shape[1:]):
+    if values.shape[1:] != shape[1:]:
         msg = f"slide {header.slide_id}: rows of shape {values.shape[1:]}, wanted {shape[1:]}"
         raise StoreError(msg)
-    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))  # (m,)
-    if not finite.all():
+
+
+def check_finite(rows: Ints, values: Floats, header: FeatureHeader, *, key: str) -> None:
+    """Refuse `values` (m, ...) for the row indices `rows` (m,) unless they are numbers.
+
+    What `half` casts is finite, and need not come here.
+
+    Raises
+    ------
+    StoreError
+        If a value is NaN or infinite.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():  # the row is looked for only where there is one
+        row = rows[int(np.argmin(finite.reshape(len(rows), -1).all(axis=1)))]
         msg = (
-            f"slide {header.slide_id}: the backbone gave NaN or infinity in row {rows[int(np.argmin(finite))]} "
-            f"of {key} (backbone {header.record.get('key', 'unknown')}). "
+            f"slide {header.slide_id}: the backbone gave NaN or infinity in row {row} of {key} "
+            f"(backbone {header.record.get('key', 'unknown')}). "
             "Run it in fp32, or check the patch and the weights."
         )
         raise StoreError(msg)
@@ -127,8 +138,7 @@ class FeatureRows:
         OSError
             If the disk is full.
         """
-        order = np.argsort(rows, kind="stable")
-        rows, content = rows[order], np.ascontiguousarray(values[order]).data.cast("B")
+        content = np.ascontiguousarray(values).data.cast("B")
         row_bytes = len(content) // len(rows)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         for start, stop in pairwise([*starts.tolist(), len(rows)]):

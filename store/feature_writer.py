@@ -22,9 +22,9 @@ from .arrays import Floats, Ints
 from .atomic import disk_errors, publish, remove_resumable, resumable_path
 from .errors import StoreError
 from .feature_file import FeatureHeader, read_features
-from .feature_rows import FP16, FP32, FeatureRows, check_rows, create_rows, recast_rows
+from .feature_rows import FeatureRows, check_finite, check_shape, create_rows, recast_rows
 from .journal import Block, Journal
-from .precision import loses_precision
+from .precision import FP16, FP32, half
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +120,16 @@ class FeatureJob:
             are kept.
         """
         done = self.blocks_done
-        if done == self.blocks or not np.array_equal(rows, self._rows_of(done)):
+        if done == self.blocks or len(values) != len(rows) or not np.array_equal(rows, self._rows_of(done)):
             msg = f"slide {self._header.slide_id}: these {len(rows)} rows are not block {done} of {self.blocks}"
             raise StoreError(msg)
-        check_rows(rows, values, self._header, shape=self._rows.shape, key=self._path.parent.name)
+        check_shape(values, self._header, shape=self._rows.shape)
+        stored = half(values) if self._rows.dtype == FP16 else None
         with disk_errors(self._path):
-            if self._rows.dtype == FP16 and loses_precision(values):
+            if stored is None:
+                check_finite(rows, values, self._header, key=self._path.parent.name)
+                stored = np.ascontiguousarray(values, dtype=FP32)
                 self._recast(FP32, blocks=done)
-            stored = np.ascontiguousarray(values, dtype=self._rows.dtype)
             self._rows.write(rows, stored)
             self._journal.add(Block(done, len(rows), zlib.crc32(stored.data), stored.dtype.str))
             self._drop_other()
@@ -138,8 +140,7 @@ class FeatureJob:
             return
         dtype = _dtype_after(self._journal.blocks[:blocks])
         with disk_errors(self._path):
-            if dtype != self._rows.dtype:
-                self._recast(dtype, blocks=blocks)
+            self._recast(dtype, blocks=blocks)
             self._journal.cut(blocks)
             self._drop_other()
 
@@ -185,6 +186,8 @@ class FeatureJob:
 
     def _recast(self, dtype: np.dtype[Any], *, blocks: int) -> None:
         """Go on in a file of another dtype, with the first `blocks` blocks; it counts once the journal says so."""
+        if self._rows.dtype == dtype:
+            return
         former, done = self._rows, self._order[: blocks * self._block_rows]
         self._rows = recast_rows(former, _partial_path(self._path, dtype), self._header, dtype=dtype, done=done)
         former.close()

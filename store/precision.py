@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Floats
+from .arrays import Bools, Floats
+
+FP16, FP32 = np.dtype("<f2"), np.dtype("<f4")
 
 COLUMN_TOLERANCE = 0.1
 """Largest rounding error of a column, as a fraction of the column's own spread: 1 % of its variance."""
@@ -12,24 +14,50 @@ COLUMN_TOLERANCE = 0.1
 SILENT_COLUMN = 1e-3
 """Columns whose spread is below this fraction of the block's size carry rounding noise, not features."""
 
+_OVERFLOW = 65_520.0  # IEEE 754 binary16: from here on rounding gives infinity
+_SUBNORMAL = 2.0**-14  # below, the steps of binary16 no longer shrink with the value
+_CLEAR_SPREAD = 0.05
+"""A column whose spread is this fraction of its size needs no closer look: rounding changes a value by 1/2048 of
+itself at most, and the plain formula for a variance, mean square minus squared mean, loses few digits."""
 
-def loses_precision(block: Floats) -> bool:
-    """Tell whether float16 would overflow, or blur a column of `block` beyond `COLUMN_TOLERANCE`.
 
-    The check looks at the values **after** the cast. Spread matters, not size: 1000 +- 0.1 has a small relative
-    error in fp16, yet nothing of the +-0.1 is left.
+def half(block: Floats) -> Floats | None:
+    """Cast `block` to float16, or give None where that would overflow, or blur a column beyond `COLUMN_TOLERANCE`.
+
+    Spread matters, not size: 1000 +- 0.1 has a small relative error in fp16, yet nothing of the +-0.1 is left.
 
     Parameters
     ----------
     block
-        (n, ..., dim) features.
+        (n, ..., dim) float32 features.
+
+    Returns
+    -------
+    ndarray or None
+        (n, ..., dim) little-endian float16; None also where a value is NaN or infinite.
     """
-    values = np.asarray(block, dtype=np.float64).reshape(-1, block.shape[-1])  # (n * tokens, dim)
-    with np.errstate(over="ignore"):
-        cast = values.astype(np.float16).astype(np.float64)
-    if not np.isfinite(cast).all():
-        return True
-    error = np.sqrt(np.mean((cast - values) ** 2, axis=0))  # (dim,)
-    spread = values.std(axis=0)  # (dim,)
-    speaks = spread > SILENT_COLUMN * np.median(spread)
-    return bool((error[speaks] > COLUMN_TOLERANCE * spread[speaks]).any())
+    values = np.asarray(block, dtype=np.float32).reshape(len(block), -1, block.shape[-1])  # (n, tokens, dim)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Over rows, then over tokens: short sums stay exact enough in fp32.
+        mean = values.mean(axis=0).mean(axis=0)  # (dim,)
+        squares = np.einsum("ntd,ntd->td", values, values)  # (tokens, dim)
+    if not squares.max() < _OVERFLOW**2 and not np.abs(values).max() < _OVERFLOW:
+        return None
+    cast = values.astype(FP16)
+    power = squares.mean(axis=0) / len(values)  # (dim,) mean square
+    variance = power - mean**2
+    doubtful = (variance < _CLEAR_SPREAD**2 * power) | (power < _SUBNORMAL**2)
+    if doubtful.any() and _blurs(values, cast, variance, doubtful):
+        return None
+    return cast.reshape(block.shape)
+
+
+def _blurs(values: Floats, cast: Floats, variance: Floats, doubtful: Bools) -> bool:
+    """Measure the rounding error of the `doubtful` columns; (n, tokens, dim) values, (dim,) variance."""
+    exact = values[..., doubtful].astype(np.float64)
+    error = np.sqrt(np.mean((cast[..., doubtful] - exact) ** 2, axis=(0, 1)))
+    own = exact.std(axis=(0, 1))
+    spread = np.sqrt(variance, dtype=np.float64, where=~doubtful, out=np.empty(len(variance)))
+    spread[doubtful] = own
+    speaks = own > SILENT_COLUMN * np.median(spread)
+    return bool((error[speaks] > COLUMN_TOLERANCE * own[speaks]).any())

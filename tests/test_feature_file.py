@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tissuary.store.errors import StoreError
 from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.precision import loses_precision
 
 HEADER = FeatureHeader("s1", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", "d" * 64, 0.5, "e" * 64, block_rows=4)
 
@@ -93,15 +92,6 @@ def test_the_plan_is_on_record_and_not_part_of_what_the_rows_are(tmp_path):
     with h5py.File(tmp_path / "f.h5", "a") as file:
         del file.attrs["plan"]  # as in files made before it was recorded
     assert read_features(tmp_path / "f.h5").header.plan == {}
-
-
-def test_half_precision_is_judged_by_spread_not_by_size():
-    rng = np.random.default_rng(0)
-    block = rng.normal(size=(256, 4))
-    assert not loses_precision(block)
-    assert not loses_precision(np.zeros((8, 4)))
-    block[:, 1] = 1000.0 + 0.1 * block[:, 1]  # fp16 steps by 0.5 there
-    assert loses_precision(block)
 
 
 def test_nan_is_named_with_slide_and_row(tmp_path):

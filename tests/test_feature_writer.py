@@ -1,12 +1,7 @@
-"""A feature file in the making: killed anywhere, cut, damaged, rewound, it ends as the very same bytes."""
+"""A feature file in the making: cut, damaged, rewound, it ends as the very same bytes."""
 
 import logging
-import os
-import resource
 import shutil
-import signal
-import time
-import traceback
 import zlib
 from dataclasses import asdict
 
@@ -20,18 +15,8 @@ from tissuary.store.atomic import sweep_partials
 from tissuary.store.catalog import load_catalog
 from tissuary.store.errors import StoreError
 from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.feature_writer import open_job
 from tissuary.store.journal import read_plan
-
-PLAN = {"batch": 32, "threads": 1, "torch": "2.13.0", "device": "cpu"}
-HEADER = FeatureHeader(
-    "C2", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", "d" * 64, 0.5, "e" * 64, block_rows=8, plan=PLAN
-)
-N, BLOCK = 40, 8
-ORDER = np.random.default_rng(5).permutation(N)
-VALUES = np.random.default_rng(6).normal(size=(N, 6)).astype(np.float32)
-WIDE = VALUES.copy()
-WIDE[ORDER[2 * BLOCK + 3], 4] = 70_000.0  # past fp16's 65,504: the third block visited makes the file fp32
+from tissuary.tests.feature_jobs import BLOCK, HEADER, ORDER, PLAN, VALUES, WIDE, N, complete, hidden, start, write
 
 
 @pytest.fixture
@@ -39,31 +24,10 @@ def path(tmp_path):
     return tmp_path / "features" / "spots" / "toy@20x" / "C2.h5"
 
 
-def start(path, values=VALUES, *, order=ORDER, plan=PLAN, header=HEADER, block_rows=BLOCK):
-    return open_job(path, header, shape=values.shape, plan=plan, block_rows=block_rows, order=order)
-
-
-def write(job, values=VALUES, *, until=None, order=ORDER, block_rows=BLOCK):
-    while job.blocks_done < (job.blocks if until is None else until):
-        rows = order[job.blocks_done * block_rows : (job.blocks_done + 1) * block_rows]
-        job.write(rows, values[rows])
-
-
-def complete(path, values=VALUES, *, order=ORDER):
-    with start(path, values, order=order) as job:
-        write(job, values, order=order)
-        job.finish()
-    return path.read_bytes()
-
-
 @pytest.fixture
 def undisturbed(tmp_path):
     """Bytes of the files that runs without a kill make of VALUES and of WIDE."""
     return {id(v): complete(tmp_path / "undisturbed" / f"{i}.h5", v) for i, v in enumerate((VALUES, WIDE))}
-
-
-def hidden(path):
-    return sorted(found.name for found in path.parent.iterdir() if found != path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
@@ -108,113 +72,6 @@ def test_a_late_change_to_fp32_keeps_rows_and_leaves_no_hole(path, tmp_path):
     with write_features(tmp_path / "w.h5", HEADER, shape=values.shape) as writer:
         writer.append(values)
     assert path.read_bytes() == (tmp_path / "w.h5").read_bytes()
-
-
-def test_twelve_kills_at_random_moments_change_no_byte(path, undisturbed):
-    found = []
-    for wait_s in np.random.default_rng(0).uniform(0, 0.04, size=12):
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            with start(path, WIDE) as job:
-                os.write(writing, b"ready")
-                for until in range(job.blocks_done, job.blocks + 1):
-                    time.sleep(0.015)
-                    write(job, WIDE, until=until)
-                job.finish()
-            os._exit(0)
-        os.read(reading, 5)
-        time.sleep(wait_s)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(reading)
-        os.close(writing)
-        if path.exists():
-            break
-        found.append(read_plan(path)[1])
-    assert found == sorted(found)  # nothing that was written is lost
-    assert any(0 < blocks < N // BLOCK for blocks in found)
-    sweep_partials(path.parents[3])
-    if not path.exists():
-        with start(path, WIDE) as job:
-            write(job, WIDE)
-            job.finish()
-    assert path.read_bytes() == undisturbed[id(WIDE)]
-
-
-def killed_at_call(number, act):
-    """Run `act` in a process that is killed in the middle of its `number`-th change of a file.
-
-    Returns what `act` reported (numbers, through the function it is given), and whether the kill came.
-    """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-
-        def deadly(function):
-            def call(*args, **kwargs):
-                nonlocal count
-                count += 1
-                if count == number:
-                    if function is original["pwrite"]:
-                        function(args[0], args[1][: len(args[1]) // 2], args[2])
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args, **kwargs)
-
-            return call
-
-        names = ("pwrite", "replace", "unlink", "link", "ftruncate", "fsync", "mkdir")
-        original = {name: getattr(os, name) for name in names}
-        for name, function in original.items():
-            setattr(os, name, deadly(function))
-        try:
-            act(lambda done: os.write(writing, bytes([done])))
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        reported = list(pipe.read())
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return reported, status == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("largest", [1.0, 70_000.0], ids=["fp16", "fp32 from the third block on"])
-def test_a_kill_at_any_change_of_a_file_loses_one_block_at_most(path, tmp_path, largest):
-    order = np.roll(np.arange(N), BLOCK // 2)  # the first block is two pieces of the file
-    values = VALUES.copy()
-    values[order[2 * BLOCK], 0] = largest
-    expected = complete(tmp_path / "undisturbed.h5", values, order=order)
-
-    def act(report):
-        with start(path, values, order=order) as job:
-            for until in (1, 2, 3, 4):
-                write(job, values, until=until, order=order)
-                report(until)
-            report(1)
-            job.rewind(1)
-            for until in (2, 3, 4, 5):
-                write(job, values, until=until, order=order)
-                report(until)
-            job.finish()
-
-    number, killed = 0, True
-    while killed:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        number += 1
-        reported, killed = killed_at_call(number, act)
-        sweep_partials(path.parents[3])
-        if not path.exists():
-            with start(path, values, order=order) as job:
-                assert job.blocks_done >= (reported[-1] if reported else 0), number
-                write(job, values, order=order)
-                job.finish()
-        assert path.read_bytes() == expected, number
-        assert hidden(path) == [], number
-    assert number > 40  # every change was a moment to die in
 
 
 @pytest.mark.parametrize("back_to", [0, 1, 2, 3, 4])
@@ -404,33 +261,3 @@ def test_leftovers_are_swept_once_the_file_is_there(path):
     assert [entry.slide_id for entry in load_catalog(root)] == ["C2"]
     sweep_partials(root)
     assert hidden(path) == []
-
-
-@pytest.mark.parametrize(
-    ("limit_bytes", "done"), [(8_192 + 20 * 2_048, 2), (8_192 + 40 * 2_048, 3)], ids=["rows", "change to fp32"]
-)
-def test_a_full_disk_is_named_and_work_goes_on_when_there_is_room(path, tmp_path, limit_bytes, done):
-    """A limit on the size of files plays the disk: what lies beyond it cannot be written."""
-    values, order = np.random.default_rng(0).normal(size=(N, 1024)).astype(np.float32), np.arange(N)
-    values[3 * BLOCK, 0] = 70_000.0
-
-    def act(report):
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        with pytest.raises(StoreError, match=r"(?s)cannot .*[Ff]ree some space"):
-            start(path, values, order=order)
-        assert hidden(path) == []
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        with start(path, values, order=order) as job:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-            with pytest.raises(StoreError, match=r"(?s)cannot .*[Ff]ree some space"):
-                write(job, values, order=order)
-            report(job.blocks_done)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-            write(job, values, order=order)
-            job.finish()
-
-    assert killed_at_call(0, act) == ([done], False)
-    with write_features(tmp_path / "w.h5", HEADER, shape=values.shape) as writer:
-        writer.append(values)
-    assert path.read_bytes() == (tmp_path / "w.h5").read_bytes()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tissuary.featurize.reading import plan_field, read_patch, read_thumbnail
-from tissuary.featurize.tissue import grid_centers, tissue_mask
+from tissuary.featurize.reading import plan_field, read_patch
+from tissuary.featurize.thumbnail import read_thumbnail
 from tissuary.featurize.views import View
 
 
@@ -101,23 +101,3 @@ def test_thumbnails_keep_the_aspect_and_the_mean(shape):
     thumbnail = read_thumbnail(ArraySlide([image]))
     assert max(thumbnail.shape) == min(1024, max(shape))
     np.testing.assert_allclose(thumbnail.mean((0, 1)), image.mean((0, 1)), atol=1.0)
-
-
-def test_tissue_is_found_whatever_the_lamp_and_grids_cover_it():
-    yy, xx = np.mgrid[:200, :300]
-    disc = (xx - 120) ** 2 + (yy - 100) ** 2 < 60**2
-    for lamp in (255, 200):
-        picture = np.full((200, 300, 3), lamp, np.uint8)
-        picture[disc] = np.array([0.75, 0.45, 0.7]) * lamp
-        mask = tissue_mask(picture)
-        assert (mask & disc).sum() / (mask | disc).sum() > 0.95
-        centers, cells = grid_centers(mask, size_px=(3000, 2000), stride_px=100.0)
-        assert len(centers) * 100 * 100 == pytest.approx(disc.sum() * 100, rel=0.06)
-        np.testing.assert_array_equal(centers, (cells[:, ::-1] + 0.5) * 100)
-        assert (np.hypot(*(centers / 10 - [120, 100]).T) < 66).all()
-
-
-def test_an_empty_slide_has_no_tissue():
-    noise = np.random.default_rng(0).integers(238, 244, size=(100, 100, 3)).astype(np.uint8)
-    assert not tissue_mask(noise).any()
-    assert not tissue_mask(np.full((50, 50, 3), 255, np.uint8)).any()
