@@ -81,11 +81,10 @@ def unscanned_mask(thumbnail: Pixels, *, side_px: int = 9) -> Bools:
         uniform[1:] &= level[1:] == level[:-1]
         uniform[:, 1:] &= level[:, 1:] == level[:, :-1]
     black = highest < DARK * np.percentile(highest[::every, ::every], 99)
-    square, reach = np.ones((3, 3)), side_px // 2
-    middles = np.zeros_like(uniform)
-    for plain in (uniform, (lowest >= WHITE) | black):
-        middles |= ndimage.binary_erosion(plain, square, iterations=reach, border_value=1)
-    labels, _ = ndimage.label(ndimage.binary_dilation(middles, square, iterations=reach))
+    # A square is uniform where all its pixels but the first row and column equal the ones before them.
+    middles = ndimage.minimum_filter(uniform, size=side_px - 1, origin=-1)
+    middles |= ndimage.minimum_filter((lowest >= WHITE) | black, size=side_px)
+    labels, _ = ndimage.label(ndimage.maximum_filter(middles, size=side_px))
     outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return np.isin(labels, outer[outer > 0])
 

@@ -44,8 +44,6 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
 
     longest = max(thumbnail.shape)
     unscanned = unscanned_mask(thumbnail)
-    if unscanned.all():
-        return np.zeros_like(unscanned)
     density = optical_density(thumbnail, unscanned)
     seam_px = max(1, round(longest / 512))  # padding blends into the slide
     unscanned = ndimage.binary_dilation(unscanned, np.ones((3, 3)), iterations=seam_px)
@@ -57,6 +55,8 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
     density = ndimage.gaussian_filter(density, (0, sigma, sigma))
     pen = pen_mask(density)
     excluded = unscanned[::every, ::every] | pen
+    if excluded.all():
+        return np.zeros_like(unscanned)
     density[:, pen] = 0
     chroma = density - density.mean(axis=0)  # (3, h', w')
     signal = _signal(chroma, width_px=longest / 256 / every)
@@ -104,10 +104,9 @@ def _outlined(coarse: Bools, crisp: Bools) -> Bools:
     reach = max(1, round(longest / 256))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = x**2 + y**2 <= reach**2 + reach
-    closed = ndimage.binary_dilation(crisp, disc, iterations=2)
-    # Beyond the border all counts as tissue, or the closing would retreat from it.
-    closed = ndimage.binary_erosion(closed, disc, iterations=2, border_value=1)
-    mask = ndimage.binary_opening(coarse, disc) & closed
+    margin = 2 * reach  # a closing would retreat from the border of the thumbnail
+    closed = ndimage.binary_closing(np.pad(crisp, margin, mode="edge"), disc, iterations=2)
+    mask = ndimage.binary_opening(coarse, disc) & closed[margin:-margin, margin:-margin]
     mask = _without_specks(mask, smallest=(longest / 80) ** 2)
     return ~_without_specks(~mask, smallest=longest**2 / 1000)
 
@@ -129,4 +128,5 @@ def _enlarged(mask: Bools, shape: tuple[int, ...], *, factor: int) -> Bools:
     height, width = shape
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     box = (0, 0, width / factor, height / factor)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)) > 127
+    # A little below half: interpolation rounds convex corners off.
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)) > 0.4 * 255

@@ -9,7 +9,7 @@ from tissuary.featurize.grid import grid_centers, grid_name, nested_parents, nes
 from tissuary.store.errors import ScaleError
 from tissuary.store.naming import check_name
 
-COARSE = {"deadline": None, "max_examples": 60}
+COARSE = {"deadline": None, "max_examples": 30}
 
 
 @st.composite
@@ -38,7 +38,7 @@ def test_tiles_lie_in_their_cells_and_hold_the_tissue_they_say(slide, stride_sha
     tile_um = stride_um * overlap
     grid = grid_centers(mask, size_px=size_px, mpp=mpp, tile_um=tile_um, stride_um=stride_um, min_tissue=0)
     stride_px, half = stride_um / mpp, tile_um / mpp / 2
-    columns, rows = (max(1, int(side / stride_px)) for side in size_px)
+    columns, rows = (max(1, int(side / stride_px * (1 + 1e-6))) for side in size_px)
     # All cells are there with min_tissue 0, each once and row by row.
     np.testing.assert_array_equal(grid.cells, np.stack(np.divmod(np.arange(rows * columns), columns), axis=1))
     assert ((grid.center_px > 0) & (grid.center_px < size_px)).all()
