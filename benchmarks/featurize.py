@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--slides", type=int, default=1)
+    parser.add_argument("--times", type=int, default=1, help="the section so many times over, in both directions")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--readers", type=int, default=2)
     given = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
         slides = Path(folder) / "slides"
         slides.mkdir()
         for number in range(given.slides):
-            write_section_slide(slides / f"section{number}.tif")
+            write_section_slide(slides / f"section{number}.tif", times=given.times)
         before = [forward_seconds(encoder, batch) for encoder in networks.values()]
         for repeat in range(given.repeats):  # forward passes before and after, as the machine is busy or not
             seconds, patches, stages = end_to_end(slides, Path(folder) / f"store{repeat}", options, encoders)

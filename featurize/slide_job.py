@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,13 +55,16 @@ class PreparedSlide:
     Attributes
     ----------
     passes
-        Patches in all, and the pass that embeds them; the first has begun to read.
+        Those that embed its patches; the first has begun to read.
+    picture
+        The job that draws where was looked.
     """
 
     sample: Sample
     look: Look
     passes: list[OpenPass] = field(default_factory=list)
     written: int = 0
+    picture: Future[None] | None = None
     resources: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
@@ -82,7 +86,6 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
         look = look_at(sample, slide, run.options, encoders=run.encoders)
         stack.enter_context(slide_lock(run.root, sample.slide_id))
         record = deposit_slide(run.root, sample, slide, scale=look.scale, thumbnail=look.thumbnail, tissue=look.tissue)
-        _picture(sample, look, run.root, size_px=(slide.width, slide.height))
         prepared = PreparedSlide(sample, look)
         for name, patch_set in look.sets.items():
             patches = patch_set.patches
@@ -101,6 +104,8 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
                 prepared.passes.append(opened)
         if prepared.passes:
             prepared.passes[0].stream.start()
+        size_px = (slide.width, slide.height)
+        prepared.picture = run.readers.pool.submit(_picture, sample, look, run.root, size_px=size_px)
         prepared.resources = stack.pop_all()
     return prepared
 
@@ -123,6 +128,8 @@ def embed_slide(prepared: PreparedSlide, run: Run, *, progress: Progress) -> Sli
             if opened.start:
                 log.info("slide %s: goes on at patch %d of %d", slide_id, opened.start, len(opened.order))
             run_pass(opened, readers=run.readers, progress=tell)
+        if prepared.picture is not None:
+            prepared.picture.result()
     finally:
         prepared.close()
     scale, resumed = prepared.look.scale, sum(opened.start for opened in prepared.passes)
