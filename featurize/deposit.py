@@ -66,8 +66,8 @@ def slide_record(sample: Sample, slide: Slide, scale: Scale) -> SlideRecord:
     )
 
 
-def deposit_patches(root: Path, slide_id: str, patches: Patches, *, name: str) -> None:
-    """Write a patch set, or check that the one in the store is the same.
+def deposit_patches(root: Path, slide_id: str, patches: Patches, *, name: str) -> bool:
+    """Write a patch set, or check that the one in the store is the same; tell whether it was written.
 
     Raises
     ------
@@ -77,12 +77,21 @@ def deposit_patches(root: Path, slide_id: str, patches: Patches, *, name: str) -
     path = patches_path(root, slide_id, patches=name)
     if not path.exists():
         write_patches(path, patches, slide_id=slide_id)
-    elif (found := read_patches(path)).digest != patches.digest:
+        return True
+    found = read_patches(path)
+    if found.digest != patches.digest:
         msg = (
             f"slide {slide_id}: the store's patch set {name!r} has {len(found)} patches, the source now gives "
             f"{len(patches)} or others. Use another store, or delete {path} and the features made from it."
         )
         raise StoreError(msg)
+    if patches.parent_set not in (None, found.parent_set):
+        msg = (
+            f"slide {slide_id}: the store's patch set {name!r} has its parents in {found.parent_set or 'no grid'}, now "
+            f"they would be in {patches.parent_set}. Use another store, or delete {path}: its features stay valid."
+        )
+        raise StoreError(msg)
+    return False
 
 
 def deposit_counts(root: Path, slide_id: str, measured: Measured, patches: Patches) -> None:

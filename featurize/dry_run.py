@@ -70,7 +70,7 @@ class DryRun:
     refused
         (slide, cause) of slides that could not be done.
     patches_per_second
-        Forward rate by `backbone@view`, and that of reading under "reading", as calibrated.
+        Forward rate by `backbone@view`, as calibrated.
     """
 
     source: str
@@ -104,28 +104,26 @@ def dry_run(
     TissuaryError
         If the cohort or a backbone cannot be read at all.
     """
-    from .pipeline import build_encoders, plan_of
+    from .pipeline import build_encoders, isolated, plan_of
     from .slide_job import Run
 
     options = options or FeaturizeOptions()
     cohort = load_cohort(Path(source), format=format, pitch_um=options.pitch_um)
     encoders = build_encoders(options)
     slides: list[SlideEstimate] = []
-    refused = list(cohort.refused)
+    refused: list[tuple[str, TissuaryError]] = []
     cost = Cost()
     with Readers(options.readers) as readers:
         run = Run(Path(store), options, encoders, plan_of(options, encoders), readers)
         for number, sample in enumerate(cohort.samples):
-            try:
+            with isolated(sample, refused):
                 slides.append(_estimate(sample, run, cost))
-            except TissuaryError as error:
-                refused.append((sample.slide_id, str(error)))
             if progress is not None:
                 progress("slides", number + 1, len(cohort.samples))
     return DryRun(
         source=cohort.source,
         slides=tuple(slides),
-        refused=tuple(refused),
+        refused=(*cohort.refused, *((slide_id, str(cause)) for slide_id, cause in refused)),
         batch=run.plan.batch,
         device=run.plan.device,
         readers=options.readers,
@@ -166,13 +164,13 @@ class Cost:
         count = min(len(order), batch * (1 + CALIBRATION_BATCHES))
         device = Device(str(encoder.device))
         visit = Visit(centers, order[:count], run.plan.block_px, batch)
-        stream = PatchStream(slide, visit, [field.field], readers=run.readers, resample=not device.resamples)
+        stream = PatchStream(slide, visit, [field.field], readers=run.readers, resample=[device.resamples(field.field)])
         reading, computing = [], []
         last = time.perf_counter()
-        for position, (pixels,) in stream:
+        for position, (pixels,) in stream:  # to its end, so that no job is left
             there = time.perf_counter()
             patches = device.patches(pixels, stream.corners(0, position, len(pixels)), field)
-            device.uploader.download(forward(encoder, patches, grids=(), threads=run.plan.threads)[None])()
+            device.uploader.download(forward(encoder, patches, grids=(), threads=run.plan.threads, batch=batch)[None])()
             done = time.perf_counter()
             reading.append((there - last) / len(pixels))
             computing.append((done - there) / len(pixels))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..store.arrays import Floats, Ints, Pixels
-from ..store.feature_writer import FeatureJob, open_job
+from ..store.feature_writer import FeatureJob
 from ..store.patch_file import Patches
 from .forward import Device, forward
-from .job_plan import Pass
+from .job_plan import Pass, Plan
 from .patch_stream import PatchStream, Readers, Visit
 from .stages import FORWARD, WRITE, Stages
 from .targets import Target, ViewField
@@ -45,8 +44,7 @@ class OpenPass:
     device: Device
     order: Ints
     start: int
-    threads: int
-    block_rows: int
+    plan: Plan
     sinks: tuple[tuple[ViewField, tuple[tuple[Encoder, tuple[Sink, ...]], ...]], ...]
 
     def close(self) -> None:
@@ -79,37 +77,20 @@ class Sink:
 
 
 def open_pass(slide: TileSource, patches: Patches, one: Pass, *, readers: Readers) -> OpenPass:
-    """Open or resume the files of a pass, and prepare to read from where they stand."""
+    """Prepare to read from where the files of a pass stand."""
     order = visiting_order(patches.center_px, block_px=one.plan.block_px)
-    with ExitStack() as stack:
-        jobs = {
-            target.path: stack.enter_context(
-                open_job(
-                    target.path,
-                    target.header,
-                    shape=target.shape,
-                    plan=one.plan.to_dict(),
-                    block_rows=one.plan.block_rows,
-                    order=order,
-                )
-            )
-            for _, targets in one.fields
-            for target in targets
-        }
-        done = min(job.blocks_done for job in jobs.values())
-        for job in jobs.values():
-            job.rewind(done)
-        start = min(done * one.plan.block_rows, len(order))
-        visit = Visit(patches.center_px, order, one.plan.block_px, one.plan.batch, start)
-        device = Device(str(one.fields[0][1][0].encoder.device))
-        fields = [field.field for field, _ in one.fields]
-        stream = PatchStream(slide, visit, fields, readers=readers, resample=not device.resamples)
-        sinks = tuple(
-            (field, _by_encoder([Sink(jobs[t.path], t, one.plan.block_rows) for t in targets]))
-            for field, targets in one.fields
-        )
-        stack.pop_all()  # from here on the pass closes them
-    return OpenPass(stream, device, order, start, one.plan.threads, one.plan.block_rows, sinks)
+    for file in (file for _, files in one.fields for file in files):
+        file.job.rewind(one.blocks_done)
+    start = min(one.blocks_done * one.plan.block_rows, len(order))
+    visit = Visit(patches.center_px, order, one.plan.block_px, one.plan.batch, start)
+    device = Device(str(one.fields[0][1][0].target.encoder.device))
+    fields = [field.field for field, _ in one.fields]
+    stream = PatchStream(slide, visit, fields, readers=readers, resample=[not device.resamples(f) for f in fields])
+    sinks = tuple(
+        (field, _by_encoder([Sink(file.job, file.target, one.plan.block_rows) for file in files]))
+        for field, files in one.fields
+    )
+    return OpenPass(stream, device, order, start, one.plan, sinks)
 
 
 def _by_encoder(sinks: list[Sink]) -> tuple[tuple[Encoder, tuple[Sink, ...]], ...]:
@@ -161,7 +142,7 @@ class _BlockWriter:
     def advance(self, done: int) -> None:
         """Rows up to the position `done` were taken."""
         opened = self._opened
-        if done - self._begun == opened.block_rows or done == len(opened.order):
+        if done - self._begun == opened.plan.block_rows or done == len(opened.order):
             with self._stages.timed(WRITE, (done - self._begun) * len(self._files)):
                 for sink in self._files:
                     sink.write(opened.order[self._begun : done])
@@ -184,9 +165,10 @@ def _forward_all(opened: OpenPass, position: int, pixels: list[Pixels]) -> list[
     results: list[tuple[Sink, Result]] = []
     for number, (field, takers) in enumerate(opened.sinks):
         corners = opened.stream.corners(number, position, len(pixels[number]))
+        patches = opened.device.patches(pixels[number], corners, field)
         for encoder, sinks in takers:
             grids = [sink.target.grid for sink in sinks if sink.target.grid is not None]
-            patches = opened.device.patches(pixels[number], corners, field)
-            found = forward(encoder, patches, grids=grids, threads=opened.threads)
+            plan = opened.plan
+            found = forward(encoder, patches, grids=grids, threads=plan.threads, batch=plan.batch)
             results += [(sink, opened.device.uploader.download(found[sink.target.grid])) for sink in sinks]
     return results

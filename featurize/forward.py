@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..store.arrays import Floats, Pixels
 from .device import Uploader
+from .reading import Field
 from .resampling import resample_regions
 from .targets import ViewField
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .backbones.build import Encoder
+
+
+LARGEST_REGION = 3
+"""Side of a region, over that of its patch, up to which it is resampled on a GPU: nine times the bytes to move."""
 
 
 class Device:
@@ -28,14 +33,17 @@ class Device:
 
     def __init__(self, name: str) -> None:
         self.uploader = Uploader(name)
-        self.resamples = self.uploader.device.type != "cpu"
+
+    def resamples(self, field: Field) -> bool:
+        """Whether patches of a field are resampled there: on a GPU, unless their regions are so large to move."""
+        return self.uploader.device.type != "cpu" and field.region_px <= LARGEST_REGION * field.side_px
 
     def patches(self, pixels: Pixels, corners_px: Floats, field: ViewField) -> Tensor:
         """uint8 (b * tiles, 3, side, side) on the device, of patches or of regions (b, h, w, 3)."""
         import torch
 
         there = self.uploader.upload(pixels)
-        if self.resamples:
+        if self.resamples(field.field):
             side_px, out_px = field.field.side_level_px, field.field.side_px
             there = resample_regions(there, torch.from_numpy(corners_px), side_px=side_px, out_px=out_px)
         else:
@@ -78,7 +86,7 @@ def _tiles_of(patches: Tensor, field: ViewField) -> Tensor:
 
 
 def forward(
-    encoder: Encoder, patches: Tensor, *, grids: Sequence[tuple[int, int]], threads: int
+    encoder: Encoder, patches: Tensor, *, grids: Sequence[tuple[int, int]], threads: int, batch: int
 ) -> dict[tuple[int, int] | None, Tensor]:
     """Embed a batch once.
 
@@ -90,17 +98,26 @@ def forward(
         Token grids wanted beside the vectors.
     threads
         Of torch, for networks on the CPU.
+    batch
+        Images per pass of the network; sub-tiles of a batch of patches are more than that.
 
     Returns
     -------
     dict
         Vectors (b, dim) under None; tokens (b, rows * columns, d) under their grid.
     """
+    import torch
+
     with _threads_of(encoder, threads):
-        found: dict[tuple[int, int] | None, Tensor] = {}
-        if grids:
-            found[None], tokens = encoder.encode_with_grids(patches, grids=grids)
-            found |= {grid: tokens[grid] for grid in grids}
-        else:
-            found[None] = encoder.encode(patches)
-        return found
+        parts = torch.split(patches, batch)
+        if not grids:
+            return {None: _joined([encoder.encode(part) for part in parts])}
+        both = [encoder.encode_with_grids(part, grids=grids) for part in parts]
+        found: dict[tuple[int, int] | None, Tensor] = {None: _joined([vectors for vectors, _ in both])}
+        return found | {grid: _joined([tokens[grid] for _, tokens in both]) for grid in grids}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    import torch
+
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
+from ..store.arrays import Floats, Ints
 from ..store.feature_file import BLOCK_ROWS
+from ..store.feature_writer import FeatureJob, open_job
 from ..store.journal import read_plan
 from .targets import Target, ViewField, Wanted
-from .visit import BLOCK_PX
+from .visit import BLOCK_PX, visiting_order
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class OpenFile:
+    """A feature file in the making, under the plan it was begun with."""
+
+    plan: Plan
+    field: ViewField
+    target: Target
+    job: FeatureJob
+
+
+@dataclass(frozen=True)
 class Pass:
     """Files that are written together, from one read of the pixels.
 
@@ -73,41 +89,75 @@ class Pass:
     """
 
     plan: Plan
-    fields: tuple[Wanted, ...]
+    fields: tuple[tuple[ViewField, tuple[OpenFile, ...]], ...]
     blocks_done: int
 
 
-def plan_passes(wanted: Sequence[Wanted], today: Plan) -> tuple[Pass, ...]:
+def open_files(wanted: Sequence[Wanted], centers_px: Floats, today: Plan) -> list[OpenFile]:
+    """Open all files that are wanted: those that another run left go on under its plan, the others get today's.
+
+    Parameters
+    ----------
+    centers_px
+        (n, 2) level-0 pixels, in the order of the patch set.
+    """
+    orders: dict[float, Ints] = {}
+    with ExitStack() as stack:
+        files = []
+        for field, targets in wanted:
+            for target in targets:
+                plan = _plan_of(target, today)
+                if plan.block_px not in orders:
+                    orders[plan.block_px] = visiting_order(centers_px, block_px=plan.block_px)
+                job = open_job(
+                    target.path,
+                    target.header,
+                    shape=target.shape,
+                    plan=plan.to_dict(),
+                    block_rows=plan.block_rows,
+                    order=orders[plan.block_px],
+                )
+                files.append(OpenFile(plan, field, target, stack.enter_context(job)))
+        stack.pop_all()  # from here on the caller closes them
+    return files
+
+
+def _plan_of(target: Target, today: Plan) -> Plan:
+    found = read_plan(target.path)
+    if found is None or not found[1]:
+        return today
+    frozen = today.resumed(found[0])
+    if frozen is not None and frozen != today:
+        log.warning(
+            "%s goes on as it was begun, with batches of %d; delete its journal to begin anew",
+            target.path,
+            frozen.batch,
+        )
+    return frozen or today
+
+
+def group_passes(files: Sequence[OpenFile]) -> tuple[Pass, ...]:
     """Group files that go on together: those of one plan that are equally far.
 
     Files of one killed pass differ by one block at most; that block is made again for those ahead.
     """
-    groups: list[tuple[Plan, int, list[tuple[ViewField, Target]]]] = []
-    for plan, done, field, target in sorted(_states(wanted, today), key=lambda state: state[1]):
-        for known, begun, members in groups:
-            if known == plan and done - begun <= 1:
-                members.append((field, target))
+    groups: list[list[OpenFile]] = []
+    for file in sorted(files, key=lambda file: file.job.blocks_done):
+        for group in groups:
+            if group[0].plan == file.plan and file.job.blocks_done - group[0].job.blocks_done <= 1:
+                group.append(file)
                 break
         else:
-            groups.append((plan, done, [(field, target)]))
+            groups.append([file])
     return tuple(
-        Pass(plan, tuple((one, tuple(t for f, t in members if f is one)) for one in _distinct(members)), begun)
-        for plan, begun, members in groups
+        Pass(
+            group[0].plan,
+            tuple((one, tuple(file for file in group if file.field is one)) for one in _distinct(group)),
+            group[0].job.blocks_done,
+        )
+        for group in groups
     )
 
 
-def _states(wanted: Sequence[Wanted], today: Plan) -> list[tuple[Plan, int, ViewField, Target]]:
-    """Plan and finished blocks of each file; those not begun get today's plan."""
-    states = []
-    for field, targets in wanted:
-        for target in targets:
-            plan, done = today, 0
-            found = read_plan(target.path)
-            if found is not None and found[1] and (frozen := today.resumed(found[0])) is not None:
-                plan, done = frozen, found[1]
-            states.append((plan, done, field, target))
-    return states
-
-
-def _distinct(members: Sequence[tuple[ViewField, Target]]) -> list[ViewField]:
-    return list({id(field): field for field, _ in members}.values())
+def _distinct(files: Sequence[OpenFile]) -> list[ViewField]:
+    return list({id(file.field): file.field for file in files}.values())

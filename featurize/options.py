@@ -103,6 +103,12 @@ class FeaturizeOptions:
             msg = f"a name ({self.name!r}) can be given to one backbone at a time, not to {len(self.backbones)}"
             raise CohortError(msg)
         _check_numbers(self)
+        if self.patches == "spots" and (self.grid_um or self.overlap_um):
+            msg = "grid tiles or an overlap were given, but only spots are asked for: say --patches both"
+            raise CohortError(msg)
+        if self.tokens and self.density_view is None:
+            msg = "patch tokens are stored of plain views only, and every view has sub-tiles: leave --tokens out"
+            raise CohortError(msg)
         self.token_grids  # noqa: B018  (refused now)
 
     @property

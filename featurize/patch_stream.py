@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +25,9 @@ from .visit import plan_blocks
 
 BATCHES_AHEAD = 2
 """Batches on their way beside the one in use."""
+
+AHEAD_BYTES = 512 * 2**20
+"""Canvases that may be open at a time, beyond which the oldest block is finished before another is begun."""
 
 PATCHES_A_JOB = 4
 
@@ -54,8 +59,9 @@ class Readers:
 
 
 def _give_way() -> None:
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with suppress(OSError):  # a sandbox may forbid it; it only costs speed
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,14 @@ class Visit:
     start: int = 0
 
 
+@dataclass(frozen=True)
+class _Cutting:
+    """A block that is open, and the jobs that cut patches out of it."""
+
+    opened: OpenBlock
+    jobs: list[Future[Any]]
+
+
 @dataclass
 class _Batch:
     """Pixels (b, side, side, 3) of each field, and the jobs that fill them."""
@@ -101,13 +115,21 @@ class PatchStream:
     Parameters
     ----------
     resample
-        Whether patches are resampled here; else whole-pixel regions come, to be resampled on a GPU with `corners`.
+        Whether the patches of each field are resampled here; else whole-pixel regions come, to be resampled on a GPU
+        with `corners`.
     """
 
     def __init__(
-        self, slide: TileSource, visit: Visit, fields: Sequence[Field], *, readers: Readers, resample: bool = True
+        self,
+        slide: TileSource,
+        visit: Visit,
+        fields: Sequence[Field],
+        *,
+        readers: Readers,
+        resample: Sequence[bool] | None = None,
     ) -> None:
-        self._fields, self._visit, self._readers, self._resample = tuple(fields), visit, readers, resample
+        self._fields, self._visit, self._readers = tuple(fields), visit, readers
+        self._resample = tuple(resample) if resample is not None else (True,) * len(self._fields)
         centers = visit.centers_px[visit.order]  # (n, 2) in visiting order
         self._blocks = plan_blocks(centers, fields, slide, block_px=visit.block_px, start=visit.start)
         self._tiles = TileReader(slide, self._blocks, pool=readers.pool, stages=readers.stages)
@@ -116,7 +138,7 @@ class PatchStream:
         self._opened = 0
         self._submitted = visit.start  # positions below it are on their way
         self._batches: deque[_Batch] = deque()
-        self._open: deque[tuple[int, OpenBlock]] = deque()  # with the position behind their last patch
+        self._open: deque[_Cutting] = deque()
 
     def start(self) -> None:
         """Begin to read."""
@@ -129,29 +151,42 @@ class PatchStream:
             with self._readers.stages.timed(WAIT, 1):
                 for job in batch.jobs:
                     job.result()
-            while self._open and self._open[0][0] <= position + len(batch.pixels[0]):
-                self._tiles.close_block(self._open.popleft()[1])
+            while self._open and all(job.done() for job in self._open[0].jobs):
+                self._tiles.close_block(self._open.popleft().opened)
             yield position, batch.pixels
 
     def close(self) -> None:
-        """Call off what was not begun."""
-        for batch in self._batches:
-            for job in batch.jobs:
-                job.cancel()
+        """Call off what was not begun, and wait for what was: the slide may be closed afterwards."""
+        jobs = [job for cutting in self._open for job in (*cutting.opened.jobs, *cutting.jobs)]
+        for job in jobs:
+            job.cancel()
+        wait(jobs)
+        self._open.clear()
         self._batches.clear()
+        self._blocks = []
+        self._submitted = self._n
 
     def _read_ahead(self, position: int) -> None:
         wanted = min(self._n, position + (1 + BATCHES_AHEAD) * self._visit.batch)
         while self._submitted < wanted:
+            self._make_room()
             block = self._blocks[self._opened]
             opened = self._tiles.open_block(self._opened)
             self._opened += 1
-            self._open.append((block.stop, opened))
+            cutting = _Cutting(opened, [])
+            self._open.append(cutting)
             for first in range(block.start, block.stop, PATCHES_A_JOB):
-                self._submit(opened, first, min(first + PATCHES_A_JOB, block.stop))
+                self._submit(cutting, first, min(first + PATCHES_A_JOB, block.stop))
             self._submitted = block.stop
 
-    def _submit(self, opened: OpenBlock, first: int, stop: int) -> None:
+    def _make_room(self) -> None:
+        """Finish the oldest blocks while canvases take more than they may."""
+        while sum(cutting.opened.nbytes for cutting in self._open) > AHEAD_BYTES:
+            oldest = self._open.popleft()
+            wait(oldest.jobs)  # an error among them is told by the batch it belongs to
+            self._tiles.close_block(oldest.opened)
+
+    def _submit(self, cutting: _Cutting, first: int, stop: int) -> None:
         """Have the patches at positions [first, stop) cut into the batches they belong to."""
         size = self._visit.batch
         while first < stop:
@@ -159,19 +194,22 @@ class PatchStream:
             end = min(stop, start + size)
             if start == first:
                 count = min(size, self._n - start)
-                self._batches.append(_Batch([self._empty(field, count) for field in self._fields], []))
+                self._batches.append(_Batch([self._empty(number, count) for number in range(len(self._fields))], []))
             batch = self._batches[-1]
             for number, pixels in enumerate(batch.pixels):
-                job = self._readers.pool.submit(self._cut, opened, number, range(first, end), pixels[first - start :])
+                out = pixels[first - start :]
+                job = self._readers.pool.submit(self._cut, cutting.opened, number, range(first, end), out)
                 batch.jobs.append(job)
+                cutting.jobs.append(job)
             first = end
 
     def corners(self, number: int, position: int, count: int) -> Floats:
         """Corners (count, 2) of a field in its regions, for the patches from a visiting position on."""
         return self._regions[number][1][position : position + count]
 
-    def _empty(self, field: Field, count: int) -> Pixels:
-        side = field.side_px if self._resample else field.region_px
+    def _empty(self, number: int, count: int) -> Pixels:
+        field = self._fields[number]
+        side = field.side_px if self._resample[number] else field.region_px
         return np.empty((count, side, side, 3), dtype=np.uint8)
 
     def _cut(self, opened: OpenBlock, number: int, positions: range, out: Pixels) -> None:
@@ -182,7 +220,7 @@ class PatchStream:
         for slot, position in enumerate(positions):
             left, top = regions[position].tolist()
             region = canvas.region(left, top, field.region_px)
-            if self._resample:
+            if self._resample[number]:
                 region = resample_pil(region, corners[position], side_px=field.side_level_px, out_px=field.side_px)
             out[slot] = region
         self._readers.stages.add(RESAMPLE, time.perf_counter() - begun, len(positions))

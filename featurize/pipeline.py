@@ -105,7 +105,7 @@ def run_slides(
             for sample, following in zip(samples, (*samples[1:], None), strict=True):
                 current = coming or ahead.submit(prepare_slide, sample, run)
                 coming = None
-                with _isolated(sample, failed):
+                with isolated(sample, failed):
                     prepared = current.result()
                     coming = ahead.submit(prepare_slide, following, run) if following is not None else None
                     done.append(embed_slide(prepared, run, progress=progress))
@@ -116,7 +116,7 @@ def run_slides(
 
 
 @contextmanager
-def _isolated(sample: Sample, failed: list[tuple[str, TissuaryError]]) -> Iterator[None]:
+def isolated(sample: Sample, failed: list[tuple[str, TissuaryError]]) -> Iterator[None]:
     """Let what goes wrong with a slide cost that slide only."""
     try:
         yield
@@ -200,7 +200,7 @@ def _check_grids(encoder: Encoder, grids: Sequence[tuple[int, int]]) -> None:
         own = record.token_grid
         if own is None or rows > own[0] or columns > own[1]:
             has = "no tokens" if own is None else f"{own[0]}x{own[1]} tokens"
-            msg = f"backbone {record.key} has {has}, {rows}x{columns} were asked for: ask for fewer, or leave --tokens out"
+            msg = f"backbone {record.key} has {has}, not {rows}x{columns}: ask for fewer, or leave --tokens out"
             raise BackboneError(msg)
 
 

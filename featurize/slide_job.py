@@ -15,7 +15,7 @@ from ..store.schema import qc_path
 from .cohort import Sample
 from .deposit import deposit_counts, deposit_patches, deposit_slide
 from .embedding import OpenPass, open_pass, run_pass
-from .job_plan import Plan, plan_passes
+from .job_plan import Plan, group_passes, open_files
 from .options import FeaturizeOptions, Progress, SlideDone
 from .patch_stream import Readers
 from .qc import draw_qc, write_qc
@@ -87,9 +87,10 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
         stack.enter_context(slide_lock(run.root, sample.slide_id))
         record = deposit_slide(run.root, sample, slide, scale=look.scale, thumbnail=look.thumbnail, tissue=look.tissue)
         prepared = PreparedSlide(sample, look)
+        new = False
         for name, patch_set in look.sets.items():
             patches = patch_set.patches
-            deposit_patches(run.root, sample.slide_id, patches, name=name)
+            new |= deposit_patches(run.root, sample.slide_id, patches, name=name)
             if name == SPOTS and look.measured is not None:
                 deposit_counts(run.root, sample.slide_id, look.measured, patches)
             wanted = missing_targets(
@@ -98,14 +99,18 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
             for target in (target for _, targets in wanted for target in targets):
                 target.path.unlink(missing_ok=True)  # a damaged file, or none
                 prepared.written += 1
-            for one in plan_passes(wanted, run.plan):
+            files = open_files(wanted, patches.center_px, run.plan)
+            for file in files:
+                stack.callback(file.job.close)
+            for one in group_passes(files):
                 opened = open_pass(slide, patches, one, readers=run.readers)
                 stack.callback(opened.close)
                 prepared.passes.append(opened)
         if prepared.passes:
             prepared.passes[0].stream.start()
         size_px = (slide.width, slide.height)
-        prepared.picture = run.readers.pool.submit(_picture, sample, look, run.root, size_px=size_px)
+        if new:
+            prepared.picture = run.readers.pool.submit(_picture, sample, look, run.root, size_px=size_px)
         prepared.resources = stack.pop_all()
     return prepared
 
@@ -138,13 +143,10 @@ def embed_slide(prepared: PreparedSlide, run: Run, *, progress: Progress) -> Sli
 
 
 def _picture(sample: Sample, look: Look, root: Path, *, size_px: tuple[int, int]) -> None:
-    """Draw where was looked, once."""
-    path = qc_path(root, sample.slide_id)
-    if path.exists():
-        return
+    """Draw where was looked."""
     fallback_px = max(one.view.fov_um for one in look.fields[:1]) / look.scale.mpp
     sets = {name: (one.patches.center_px, one.side_px or fallback_px) for name, one in look.sets.items()}
     picture = draw_qc(
         look.thumbnail, look.tissue, size_px=size_px, mpp=look.scale.mpp, sets=sets, slide_id=sample.slide_id
     )
-    write_qc(path, picture)
+    write_qc(qc_path(root, sample.slide_id), picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from .tissue import tissue_mask
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders
     wanted = options.patches
     if wanted == "auto":
         wanted = "grid" if measured is None else "spots"
+        if wanted == "spots" and (options.grid_um or options.overlap_um):
+            log.warning("slide %s has spots, so no grid is made: ask for one with --patches both", sample.slide_id)
     sets: dict[str, PatchSet] = {}
     if wanted in ("spots", "both"):
         sets[SPOTS] = PatchSet(_spots(sample, slide, measured))
@@ -136,13 +141,13 @@ def _grids(
         made.append((stride_um, grid, grid_name(stride_um, tile_um=tile_um, min_tissue=options.min_tissue)))
     sets = {}
     for position, (stride_um, grid, name) in enumerate(made):
-        parent = None
-        for coarser_um, coarse, _ in made[position + 1 :]:
+        parent = parent_set = None
+        for coarser_um, coarse, coarser_name in made[position + 1 :]:
             factor = nests(stride_um, coarser_um)
             if factor is not None:
-                parent = nested_parents(grid, coarse, factor=factor)
+                parent, parent_set = nested_parents(grid, coarse, factor=factor), coarser_name
                 break
         barcode = np.array([f"{row}x{column}" for row, column in grid.cells], dtype=np.str_)
         side_px = (stride_um + options.overlap_um) / mpp
-        sets[name] = PatchSet(Patches(grid.center_px, barcode, grid.cells, parent), side_px)
+        sets[name] = PatchSet(Patches(grid.center_px, barcode, grid.cells, parent, parent_set), side_px)
     return sets

@@ -9,7 +9,7 @@ from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..store.errors import FingerprintError, StoreError
+from ..store.errors import DamagedFileError, FingerprintError, StoreError
 from ..store.feature_file import FeatureHeader, read_features
 from ..store.naming import feature_key
 from ..store.patch_file import Patches
@@ -130,7 +130,7 @@ def missing_targets(
     FingerprintError
         If a file of that key was made by another encoder.
     StoreError
-        If it was made from another image, scale or set of patches.
+        If it was made from another image, scale or set of patches, is of a newer format, or cannot be opened now.
     """
     found = ((one, _missing(one, patches, root, slide, patch_set, encoders)) for one in fields)
     return tuple((one, targets) for one, targets in found if targets)
@@ -182,7 +182,7 @@ def _is_there(path: Path, header: FeatureHeader) -> bool:
         return False
     try:
         found = read_features(path).header
-    except StoreError as error:
+    except DamagedFileError as error:
         log.warning("%s; it is written anew", error)
         return False
     if found.fingerprint != header.fingerprint:

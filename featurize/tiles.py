@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -90,6 +89,11 @@ class OpenBlock:
     jobs: list[Future[Any]]
     slots: list[tuple[int, Pixels]]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the canvases."""
+        return sum(canvas.buffer.nbytes for canvas in self.canvases.values())
+
     def canvas(self, level: int) -> Canvas:
         """Wait until all is there."""
         for job in self.jobs:
@@ -115,11 +119,11 @@ class TileReader:
     ) -> None:
         self._slide, self._blocks, self._pool, self._stages = slide, blocks, pool, stages
         self._keep_bytes = keep_bytes
-        self._uses: dict[TileKey, deque[int]] = {}
-        for index, block in enumerate(blocks):
-            for need in block.needs:
+        self._uses: dict[TileKey, list[int]] = {}  # blocks that need a tile, the next one last
+        for index in range(len(blocks) - 1, -1, -1):
+            for need in blocks[index].needs:
                 for column, row in need.tiles:
-                    self._uses.setdefault((need.level, column, row), deque()).append(index)
+                    self._uses.setdefault((need.level, column, row), []).append(index)
         self._kept: dict[TileKey, tuple[Tiles, Pixels]] = {}
         self._kept_bytes = 0
         self._memory = {level: TileMemory(*slide.tile_px[level]) for level in {key[0] for key in self._uses}}
@@ -142,7 +146,7 @@ class TileReader:
             canvas = opened.canvases[level] = Canvas(self._slide, need, self._buffer(level))
             keys = [(level, column, row) for column, row in need.tiles]
             for key in keys:
-                self._uses[key].popleft()
+                self._uses[key].pop()
             known = {key: self._kept[key][0] for key in keys if key in self._kept}
             fresh = [key for key in keys if key not in known]
             for start in range(0, len(fresh), TILES_A_JOB):
@@ -206,7 +210,7 @@ class TileReader:
     def _keep_within_limit(self, opened: OpenBlock) -> None:
         if self._kept_bytes <= self._keep_bytes:
             return
-        for key in sorted(self._kept, key=lambda key: self._uses[key][0], reverse=True):
+        for key in sorted(self._kept, key=lambda key: self._uses[key][-1], reverse=True):
             self._forget(key, opened)
             if self._kept_bytes <= self._keep_bytes:
                 return

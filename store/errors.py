@@ -16,6 +16,10 @@ class StoreError(TissuaryError, ValueError):
     """A store, or one of its files, that is missing, foreign, damaged or at odds with another."""
 
 
+class DamagedFileError(StoreError):
+    """A file of a store whose bytes are not what was written: truncated, overwritten, incomplete."""
+
+
 class FingerprintError(StoreError):
     """Features of different fingerprints that were about to be mixed."""
 

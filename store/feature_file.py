@@ -13,7 +13,7 @@ import numpy as np
 
 from .arrays import Floats
 from .atomic import atomic_path
-from .errors import StoreError
+from .errors import DamagedFileError, StoreError
 from .feature_rows import check_finite, check_shape, create_rows, recast_rows
 from .precision import FP16, FP32, half
 from .schema import FEATURES, open_h5, required
@@ -189,7 +189,7 @@ def read_features(path: Path) -> FeatureFile:
         header = _read_header(file.attrs, path)
         if "features" not in file:
             msg = f"{path} holds no dataset 'features': it was damaged or written by something else"
-            raise StoreError(msg)
+            raise DamagedFileError(msg)
         dataset = _inside(file, path)
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
         if 0 in shape:
@@ -197,7 +197,7 @@ def read_features(path: Path) -> FeatureFile:
         size = int(np.prod(shape)) * dtype.itemsize
         if offset is None or offset + size > path.stat().st_size:
             msg = f"{path} is truncated or not contiguous: delete it and run featurize again"
-            raise StoreError(msg)
+            raise DamagedFileError(msg)
     return FeatureFile(header, np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape))
 
 

@@ -27,13 +27,16 @@ class Patches:
     array
         (n, 2) int32 row and column on the array, where known.
     parent
-        (n,) int32 row in the next coarser grid, where grids nest.
+        (n,) int32 row in the next coarser grid, where grids nest; -1 where that has no such tile.
+    parent_set
+        Name of that grid.
     """
 
     center_px: Floats
     barcode: Strings
     array: Ints | None = None
     parent: Ints | None = None
+    parent_set: str | None = None
 
     def __len__(self) -> int:
         return len(self.center_px)
@@ -60,6 +63,8 @@ def write_patches(path: Path, patches: Patches, *, slide_id: str) -> None:
     with atomic_path(path, once=True) as temporary, create_h5(temporary, PATCHES) as file:
         file.attrs["slide_id"] = slide_id
         file.attrs["digest"] = patches.digest
+        if patches.parent_set is not None:
+            file.attrs["parent_set"] = patches.parent_set
         file.create_dataset("center", data=np.asarray(patches.center_px, dtype="<f8"), track_times=False)
         barcode = np.asarray(patches.barcode, dtype=object)
         file.create_dataset("barcode", data=barcode, dtype=h5py.string_dtype("utf-8"), track_times=False)
@@ -82,6 +87,7 @@ def read_patches(path: Path) -> Patches:
             barcode=np.asarray(file["barcode"].asstr()[()], dtype=np.str_),
             array=np.asarray(file["array"]) if "array" in file else None,
             parent=np.asarray(file["parent"]) if "parent" in file else None,
+            parent_set=str(file.attrs["parent_set"]) if "parent_set" in file.attrs else None,
         )
         if patches.digest != file.attrs.get("digest"):
             msg = f"{path}: centres and barcodes do not match their digest; delete the file and featurize again"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError
+from .errors import DamagedFileError, StoreError
 from .naming import SPOTS, FeatureKey, check_name
 
 
@@ -104,8 +104,11 @@ def open_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
+        if error.errno is not None:  # the file is not to blame: no permission, too many open files, a lock on it
+            msg = f"{path} cannot be opened now ({error}): mend what keeps it from being read, and run again"
+            raise StoreError(msg) from error
         msg = f"{path} is not a whole HDF5 file ({error}). Delete it and run featurize again: it will be rewritten."
-        raise StoreError(msg) from error
+        raise DamagedFileError(msg) from error
     with file, _contents_of(path):
         found = Encoding(str(file.attrs.get("encoding-type", "none")), str(file.attrs.get("encoding-version", "none")))
         if found != encoding:
@@ -126,12 +129,12 @@ def _contents_of(path: Path) -> Iterator[None]:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         msg = f"{path} does not hold what its format says ({error}): delete it and run featurize again"
-        raise StoreError(msg) from error
+        raise DamagedFileError(msg) from error
 
 
 def required(attributes: Any, name: str, path: Path) -> Any:
     """Return attribute `name` of an opened file, or say that it is missing."""
     if name not in attributes:
         msg = f"{path} lacks the attribute {name!r} of its format: it was damaged or written by something else"
-        raise StoreError(msg)
+        raise DamagedFileError(msg)
     return attributes[name]

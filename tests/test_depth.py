@@ -1,8 +1,10 @@
 """What a featurization can be asked for beyond spots and vectors: tokens, sub-tiles, nested grids, plans, pictures."""
 
+import fcntl
 import json
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from PIL import Image
 from tissuary.benchmarks.kill import TINY
 from tissuary.featurize import FeaturizeOptions, featurize
 from tissuary.featurize.backbones.build import build_encoder
+from tissuary.featurize.backbones.encoder import Encoder
 from tissuary.featurize.backbones.registry import get_record
 from tissuary.featurize.dry_run import dry_run
 from tissuary.featurize.reading import plan_field, read_patch
@@ -18,8 +21,8 @@ from tissuary.featurize.slide import open_slide
 from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.featurize.views import View, resolve_view
 from tissuary.store import Store
-from tissuary.store.errors import BackboneError, CohortError, InvalidNameError, ScaleError
-from tissuary.store.schema import qc_path
+from tissuary.store.errors import BackboneError, CohortError, InvalidNameError, ScaleError, StoreError
+from tissuary.store.schema import features_path, qc_path
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_tokens_are_stored_beside_the_vectors(cohort, tiny, tmp_path):
 
 def test_token_grids_that_a_backbone_lacks_are_refused_before_anything_is_read(cohort, tiny, tmp_path):
     given = {"views": ("20x",), "backbones": (str(tiny[0]),), "weights": {"tiny": "random"}}
-    with pytest.raises(BackboneError, match=r"backbone tiny\+random0 has 4x4 tokens.*9x9"):
+    with pytest.raises(BackboneError, match=r"backbone tiny\+random0 has 4x4 tokens, not 9x9"):
         featurize(cohort, tmp_path / "s", options=FeaturizeOptions(**given, tokens=("9x9",)))
     with pytest.raises(CohortError, match="wanted ROWSxCOLUMNS, such as 7x7"):
         FeaturizeOptions(tokens=("7",))
@@ -140,6 +143,51 @@ def test_grids_nest_and_know_their_parents(cohort, tiny, tmp_path):
     )
 
 
+def test_parents_of_another_grid_are_not_taken_for_those_asked_for(cohort, tiny, tmp_path):
+    options = FeaturizeOptions(
+        views=("20x",), patches="grid", grid_um=(112.0, 448.0), backbones=(str(tiny[0]),), weights={"tiny": "random"}
+    )
+    slide_id = featurize(cohort, tmp_path / "s", options=options).done[0].slide_id
+    assert Store(tmp_path / "s").patches(slide_id, patches="grid-112um").parent_set == "grid-448um"
+    assert featurize(cohort, tmp_path / "s", options=replace(options, grid_um=(112.0,))).done[0].written == 0
+    with pytest.raises(StoreError, match="has its parents in grid-448um, now they would be in grid-224um"):
+        featurize(cohort, tmp_path / "s", options=replace(options, grid_um=(112.0, 224.0)))
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_thrown_away(cohort, tiny, tmp_path):
+    options = FeaturizeOptions(views=("20x",), backbones=(str(tiny[0]),), weights={"tiny": "random"})
+    slide_id = featurize(cohort, tmp_path / "s", options=options).done[0].slide_id
+    path = features_path(tmp_path / "s", slide_id, key="tiny+random0@20x")
+    before = path.read_bytes()
+    with path.open("rb+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as another process that writes an HDF5 file holds it
+        with pytest.raises(StoreError, match="cannot be opened now"):
+            featurize(cohort, tmp_path / "s", options=options)
+    assert path.read_bytes() == before
+    with h5py.File(path, "r+") as file:
+        file.attrs["encoding-version"] = "2"
+    with pytest.raises(StoreError, match="a newer version needs a newer tissuary"):
+        featurize(cohort, tmp_path / "s", options=options)
+    assert path.exists()
+
+
+def test_a_slide_that_fails_under_openslide_costs_only_itself(cohort, tiny, tmp_path, monkeypatch):
+    from tissuary.featurize.slide_openslide import OpenSlideSlide
+
+    monkeypatch.setattr("tissuary.featurize.slide_job.open_slide", OpenSlideSlide)
+    given = {"backbones": (str(tiny[0]),), "weights": {"tiny": "random"}, "batch": 4, "views": ("20x", "5x")}
+    options = FeaturizeOptions(patches="grid", overlap_um=72.0, **given)
+    real = Encoder.encode
+
+    def broken(self, patches):
+        found = real(self, patches).clone()
+        return found * torch.nan if self.record.key.startswith("tiny") else found
+
+    monkeypatch.setattr(Encoder, "encode", broken)
+    with pytest.raises(StoreError, match="NaN or infinity"):  # and the process is still there to tell
+        featurize(cohort, tmp_path / "s", options=options)
+
+
 def test_a_picture_shows_where_was_looked(cohort, tiny, tmp_path):
     options = FeaturizeOptions(views=("20x",), backbones=(str(tiny[0]),), weights={"tiny": "random"})
     report = featurize(cohort, tmp_path / "s", options=options)
@@ -187,6 +235,8 @@ def test_up_sampling_is_done_where_it_is_asked_for(cohort, tiny, tmp_path):
         ({"overlap_um": 112.0}, "overlap of 112 um: wanted 0 or more, and less than the tile's 112 um"),
         ({"grid_um": (0.0,)}, "grid tile in um 0.0: wanted a positive number"),
         ({"max_upsampling": 0.5}, "up-sampling limit 0.5: wanted a number from 1 to 64"),
+        ({"patches": "spots", "grid_um": (224.0,)}, "only spots are asked for: say --patches both"),
+        ({"views": ("20x.tiles2x2",), "tokens": ("7x7",)}, "every view has sub-tiles: leave --tokens out"),
         ({"batch": 0}, "batch 0: wanted 1 or more"),
         ({"readers": 0}, "readers 0: wanted 1 or more"),
         ({"precision": "fp8"}, "precision 'fp8': choose one of auto, fp32, fp16, bf16"),

@@ -1,6 +1,7 @@
 """Streams of patches: the very pixels of single reads, each native tile decoded once, whatever the threads."""
 
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tissuary.featurize.patch_stream import PatchStream, Readers, Visit
-from tissuary.featurize.reading import plan_field, read_patch
+from tissuary.featurize.reading import plan_field, read_patch, regions_of
+from tissuary.featurize.resampling import resample_pil
 from tissuary.featurize.stages import FORWARD, READ, WAIT, WRITE, Stages
 from tissuary.featurize.tiles import TileReader
 from tissuary.featurize.views import View
@@ -111,23 +113,85 @@ def test_only_the_tiles_under_patches_are_decoded():
     assert set(slide.decoded) == touched
 
 
-def test_without_room_to_keep_tiles_the_pixels_are_the_same():
+@pytest.mark.parametrize("keep_bytes", [0, 30_000, 10**9])
+def test_whatever_room_there_is_for_tiles_the_pixels_are_the_same(keep_bytes):
     slide = pyramid()
     fields = fields_of(slide)
     centers = np.random.default_rng(1).uniform([0, 0], [700, 500], size=(80, 2))
-    order = visiting_order(centers, block_px=120.0)
-    blocks = plan_blocks(centers[order], fields, slide, block_px=120.0)
-    with Readers(2) as readers:
-        tiles = TileReader(slide, blocks, pool=readers.pool, stages=readers.stages, keep_bytes=0)
+    centers = centers[visiting_order(centers, block_px=120.0)]
+    blocks = plan_blocks(centers, fields, slide, block_px=120.0)
+    with Readers(3) as readers:
+        tiles = TileReader(slide, blocks, pool=readers.pool, stages=readers.stages, keep_bytes=keep_bytes)
+        opened = [tiles.open_block(0)]
         for number, block in enumerate(blocks):
-            opened = tiles.open_block(number)
-            for position in range(block.start, block.stop):
-                for field in fields:
-                    center = centers[order][position]
-                    corner = np.floor(center / field.downsample - field.side_level_px / 2).astype(int) - field.reach_px
-                    region = opened.canvas(field.level).region(*corner.tolist(), field.region_px)
-                    assert region.shape == (field.region_px, field.region_px, 3)
-    assert max(slide.decoded.values()) > 1
+            if number + 1 < len(blocks):
+                opened.append(tiles.open_block(number + 1))  # one ahead, as a stream has it
+            current = opened.pop(0)
+            for field in fields:
+                regions, corners = regions_of(field, centers[block.start : block.stop])
+                for position, (left, top) in enumerate(regions.tolist()):
+                    region = current.canvas(field.level).region(left, top, field.region_px)
+                    patch = resample_pil(region, corners[position], side_px=field.side_level_px, out_px=field.side_px)
+                    np.testing.assert_array_equal(patch, read_patch(slide, field, centers[block.start + position]))
+            tiles.close_block(current)
+    assert (max(slide.decoded.values()) > 1) == (keep_bytes < 10**9)
+
+
+def test_a_stream_that_is_closed_leaves_no_job_behind():
+    slide = pyramid(2000, 2000, tile_px=(100, 100), factors=(1,))
+    reading = threading.Semaphore(0)
+    ended = threading.Event()
+    real = slide.decode_tile
+
+    def slow(*args, **options):
+        reading.release()
+        time.sleep(0.05)
+        assert not ended.is_set(), "a tile was read after the stream was closed"
+        return real(*args, **options)
+
+    slide.decode_tile = slow
+    centers = np.random.default_rng(0).uniform(100, 1900, size=(60, 2))
+    field = plan_field(slide, View("v", 40.0, 0.5), mpp=0.5)
+    visit = Visit(centers, visiting_order(centers, block_px=400.0), 400.0, 8)
+    with Readers(3) as readers:
+        stream = PatchStream(slide, visit, [field], readers=readers)
+        stream.start()
+        reading.acquire()  # in the middle of a tile
+        stream.close()
+        ended.set()
+        readers.pool.submit(lambda: None).result()
+
+
+def test_canvases_stay_within_their_room(monkeypatch):
+    slide = pyramid(2000, 2000, tile_px=(100, 100), factors=(1,))
+    axis = np.arange(100.0, 2000.0, 200.0)
+    centers = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    field = plan_field(slide, View("v", 40.0, 0.5), mpp=0.5)
+    order = visiting_order(centers, block_px=200.0)  # a block for each patch, of some 21 kB
+    whole = streamed(slide, Visit(centers, order, 200.0, 64), [field])
+    monkeypatch.setattr("tissuary.featurize.patch_stream.AHEAD_BYTES", 100_000)
+    opened = []
+    real = TileReader.open_block
+
+    def watched(self, index):
+        found = real(self, index)
+        opened.append(found.nbytes)
+        return found
+
+    closed = []
+    real_close = TileReader.close_block
+
+    def closing(self, block):
+        closed.append(block.nbytes)
+        real_close(self, block)
+        assert sum(opened) - sum(closed) <= 100_000 + max(opened)
+
+    monkeypatch.setattr(TileReader, "open_block", watched)
+    monkeypatch.setattr(TileReader, "close_block", closing)
+    tight = streamed(slide, Visit(centers, order, 200.0, 64), [field])
+    assert len(closed) > 50
+    for (_, (ours,)), (_, (theirs,)) in zip(tight, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_stream_begun_later_gives_the_rest():
