@@ -28,16 +28,16 @@ def backbones(
     if json:
         print_json([_plain(record) for record in chosen])
     elif key:
-        _print_one(chosen[0])
+        _print_one(chosen[0], given=key)
     else:
         _print_table(chosen)
 
 
 def _plain(record: BackboneRecord) -> dict[str, Any]:
-    from ..featurize.backbones.availability import missing
+    from ..featurize.backbones.availability import is_pinned, missing
 
     lacking = missing(record)
-    told = {"terms": record.terms, "pinned": record.revision is not None}
+    told = {"terms": record.terms, "pinned": is_pinned(record)}
     return record.to_dict() | told | {"builds_here": lacking is None, "missing": lacking}
 
 
@@ -72,7 +72,7 @@ def _tokens(record: BackboneRecord) -> str:
     return f"{rows}x{columns}" + (f" + {record.prefix_tokens}" if record.prefix_tokens else "")
 
 
-def _print_one(record: BackboneRecord) -> None:
+def _print_one(record: BackboneRecord, *, given: str) -> None:
     from ..featurize.backbones.availability import missing, source
 
     result(record.key)
@@ -89,10 +89,10 @@ def _print_one(record: BackboneRecord) -> None:
         return
     if lacking:
         result(f"  install first: {lacking}")
-    if record.gated:
+    if record.gated and record.hub_id:
         result(f"  ask for access on https://huggingface.co/{record.hub_id}, then: hf auth login")
     own = "" if record.loader == "embedded" else f" [--weights {record.key}=PATH]"
-    result(f"  tissuary featurize COHORT --store STORE --backbone {record.key}{own}")
+    result(f"  tissuary featurize COHORT --store STORE --backbone {given}{own}")
 
 
 def _unverified(record: BackboneRecord) -> str:

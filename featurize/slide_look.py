@@ -133,12 +133,18 @@ def _grids(
             min_tissue=options.min_tissue,
         )
         if not len(grid.center_px):
-            msg = (
-                f"slide {sample.slide_id}: no tile of {tile_um:g} um holds {options.min_tissue:.0%} tissue, so there "
-                "is nothing to featurize; look at its picture, or lower --min-tissue"
-            )
-            raise CohortError(msg)
+            log.warning(
+                "slide %s: no tile of %g um holds %g of tissue, so that grid is left out",
+                sample.slide_id, tile_um, options.min_tissue,
+            )  # fmt: skip
+            continue
         made.append((stride_um, grid, grid_name(stride_um, tile_um=tile_um, min_tissue=options.min_tissue)))
+    if not made:
+        msg = (
+            f"slide {sample.slide_id}: no tile of {min(options.grid_tiles_um):g} um holds {options.min_tissue:.0%} "
+            "tissue, so there is no grid; look at the slide, or lower --min-tissue"
+        )
+        raise CohortError(msg)
     sets = {}
     for position, (stride_um, grid, name) in enumerate(made):
         parent = parent_set = None

@@ -77,6 +77,8 @@ def _signal(chroma: Floats, *, width_px: float) -> Floats:
 def _otsu(signal: Floats) -> float:
     """Threshold of largest between-class variance, on a logarithmic scale as tissue spans a decade."""
     floor = 0.002
+    if np.ptp(signal) < floor / 100:  # no colour anywhere: rounding errors, too narrow for a histogram
+        return floor
     counts, edges = np.histogram(np.log(signal + floor), bins=256)
     middle = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]

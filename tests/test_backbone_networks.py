@@ -319,3 +319,16 @@ def test_a_local_file_is_recorded_and_not_the_pinned_commit(tmp_path):
     stored = build_encoder(record, weights=str(tmp_path / "mine.safetensors")).record.to_dict()
     assert (stored["weights"], stored["revision"]) == ("mine.safetensors", None)
     assert json.dumps(stored)
+
+
+@pytest.mark.parametrize("wrong", [{"prefix_tokens": 5}, {"token_grid": (2, 8)}, {"token_grid": (7, 7)}])
+def test_a_record_that_miscounts_tokens_is_refused(wrong):
+    from tissuary.benchmarks.kill import TINY
+    from tissuary.featurize.backbones.record import BackboneRecord
+
+    plain = TINY | {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "token_grid": (4, 4)}
+    assert build_encoder(BackboneRecord(**plain), weights="random").token_dim == 64
+    with pytest.raises(
+        BackboneError, match=r"patch tokens after \d others, its record says .*mend token_grid or prefix"
+    ):
+        build_encoder(BackboneRecord(**plain | wrong), weights="random")

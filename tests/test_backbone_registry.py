@@ -57,7 +57,6 @@ def test_only_seen_revisions_are_pinned():
         ("h-optimus-0", "h-optimus-0-bilinear"),
         ("h-optimus-1", "h-optimus-1-bilinear"),
         ("h0-mini.cls", "h0-mini.cls+mean"),
-        ("prov-gigapath", "prov-gigapath-uncropped"),
         ("lunit-dino-s8", "lunit-dino-s8-imagenet"),
         ("lunit-dino-s16", "lunit-dino-s16-imagenet"),
         ("midnight-12k.cls", "midnight-12k.cls+mean"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 from .record import BackboneRecord
@@ -28,6 +29,11 @@ def source(record: BackboneRecord) -> str:
     """Where its weights come from, and at which commit."""
     if record.loader == "embedded":
         return "without weights"
-    if record.hub_id is None:
-        return "a local file"
-    return f"{record.hub_id}, pinned to {record.revision}" if record.revision else f"{record.hub_id}, not pinned"
+    if record.weights is not None or record.hub_id is None:
+        return record.weights or "a local file"
+    return f"{record.hub_id}, pinned to {record.revision}" if is_pinned(record) else f"{record.hub_id}, not pinned"
+
+
+def is_pinned(record: BackboneRecord) -> bool:
+    """Whether its revision is a commit, and not a branch or tag that can move."""
+    return record.revision is not None and re.fullmatch(r"[0-9a-f]{40}", record.revision) is not None

@@ -169,3 +169,16 @@ def _check_dim(record: BackboneRecord, encoder: Encoder) -> None:
     if found.shape[-1] != record.dim:
         msg = f"backbone {record.key} gives {found.shape[-1]} dimensions, its record says {record.dim}: mend the record"
         raise BackboneError(msg)
+    if record.token_grid is not None:
+        _check_tokens(record, int(encoder.tokens(grey).shape[1]))
+
+
+def _check_tokens(record: BackboneRecord, cells: int) -> None:
+    """Hold the number of patch tokens against the record: a wrong prefix would take registers for tissue."""
+    rows, columns = record.token_grid or (0, 0)
+    if cells != rows * columns or rows != columns:
+        msg = (
+            f"backbone {record.key} gives {cells} patch tokens after {record.prefix_tokens} others, its record says "
+            f"{rows} x {columns}: mend token_grid or prefix_tokens in the record"
+        )
+        raise BackboneError(msg)

@@ -81,8 +81,11 @@ def _download(key: str, *, hub_id: str, revision: str, names: tuple[str, ...]) -
                 return _in_cache(path, name=name)
             except RemoteEntryNotFoundError as error:  # the next name may be there
                 cause = error
-            except (HFValidationError, HfHubHTTPError) as error:
+            except HFValidationError as error:
                 raise _refused(key, hub_id, revision=revision, names=names, cause=error) from error
+            except HfHubHTTPError as error:  # refused, say for want of access; what is in the cache may still be used
+                cause = error
+                break
             except (EntryNotFoundError, HTTPError, OSError) as error:
                 cause = cause or error
                 if not cache_only:

@@ -132,7 +132,7 @@ MODELS = (
     ),
 )  # fmt: skip
 
-_HIDDEN = "what is public of it does not say how it is built and fed"
+_HIDDEN = "it has no record yet, because what is known here does not say how it is built and fed"
 
 UNAVAILABLE: dict[str, str] = {
     "atlas": "it has no public weights, only a paper (arXiv 2501.05409); its open sibling is rudolfv2",
@@ -140,8 +140,8 @@ UNAVAILABLE: dict[str, str] = {
     "virchow2g": "it lies in the Azure model catalogue only and cannot be had from the hub; take virchow2",
     "virchow2g-mini": "it lies in the Azure model catalogue only and cannot be had from the hub; take virchow2",
     "path-orchestra": f"{_HIDDEN}: architecture and dimension (hub AI4Pathology/PathOrchestra)",
-    "crown": f"{_HIDDEN}: its architecture (hub LexieK/Crown, for cytology)",
-    "crisp": "it is Virchow2 with adapter weights for frozen sections (hub FTZhou/CRISP), whose code is in no library",
+    "crown": "it has no record yet: a ViT for cytology (hub LexieK/Crown); describe it in a record file",
+    "crisp": "it has no record yet: Virchow2 with adapter weights for frozen sections (hub FTZhou/CRISP), to be merged",
     "gemma4-e4b": f"{_HIDDEN}: statistics and resizing are its processor's (hub google/gemma-4-E4B)",
     "gemma4-26b": f"{_HIDDEN}: statistics and resizing are its processor's (hub google/gemma-4-26B-A4B)",
 }

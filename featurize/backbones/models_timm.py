@@ -5,7 +5,6 @@ Options are those that the weights were made with; where tools feed one model di
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from .normalisation import BIOPTIMUS, IMAGENET
@@ -110,11 +109,6 @@ MODELS = (
     BackboneRecord(**_H0_MINI, key="h0-mini.cls+mean", pooling="cls+mean", dim=1536),
     BackboneRecord(**_H0_MINI, key="h0-mini.cls", pooling="cls", dim=768),
     _GIGAPATH,
-    replace(
-        _GIGAPATH, key="prov-gigapath-uncropped", crop_from_px=None,
-        note="the transform of timm's configuration: the whole tile is resized to 224 px, so tissue looks about 14 % "
-        "smaller than in the makers' transform",
-    ),
     BackboneRecord(
         **IMAGENET, key="gigapath-flash", loader="timm", architecture="vit_small_patch16_224",
         architecture_options={
