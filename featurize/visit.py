@@ -16,8 +16,8 @@ import numpy as np
 from ..store.arrays import Floats, Ints
 from .reading import Field, regions_of
 
-BLOCK_PX = 3072
-"""Side of a block, level-0 pixels: with the fields around it, its canvases take some 30 to 60 MB."""
+BLOCK_PX = 2048
+"""Side of a block, level-0 pixels: with the fields around it, its canvases take some 15 to 50 MB."""
 
 
 class Tiled(Protocol):
