@@ -17,7 +17,6 @@ from .patch_stream import PatchStream, Readers, Visit
 from .stages import FORWARD, WRITE, Stages
 from .targets import Target, ViewField
 from .tiles import TileSource
-from .visit import visiting_order
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
@@ -78,11 +77,10 @@ class Sink:
 
 def open_pass(slide: TileSource, patches: Patches, one: Pass, *, readers: Readers) -> OpenPass:
     """Prepare to read from where the files of a pass stand."""
-    order = visiting_order(patches.center_px, block_px=one.plan.block_px)
     for file in (file for _, files in one.fields for file in files):
         file.job.rewind(one.blocks_done)
-    start = min(one.blocks_done * one.plan.block_rows, len(order))
-    visit = Visit(patches.center_px, order, one.plan.block_px, one.plan.batch, start)
+    start = min(one.blocks_done * one.plan.block_rows, len(one.order))
+    visit = Visit(patches.center_px, one.order, one.plan.block_px, one.plan.batch, start)
     device = Device(str(one.fields[0][1][0].target.encoder.device))
     fields = [field.field for field, _ in one.fields]
     stream = PatchStream(slide, visit, fields, readers=readers, resample=[not device.resamples(f) for f in fields])
@@ -90,7 +88,7 @@ def open_pass(slide: TileSource, patches: Patches, one: Pass, *, readers: Reader
         (field, _by_encoder([Sink(file.job, file.target, one.plan.block_rows) for file in files]))
         for field, files in one.fields
     )
-    return OpenPass(stream, device, order, start, one.plan, sinks)
+    return OpenPass(stream, device, one.order, start, one.plan, sinks)
 
 
 def _by_encoder(sinks: list[Sink]) -> tuple[tuple[Encoder, tuple[Sink, ...]], ...]:

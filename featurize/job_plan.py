@@ -68,9 +68,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A feature file in the making, under the plan it was begun with."""
+    """A feature file in the making, under the plan it was begun with, and the order of visiting of that plan."""
 
     plan: Plan
+    order: Ints
     field: ViewField
     target: Target
     job: FeatureJob
@@ -82,6 +83,8 @@ class Pass:
 
     Attributes
     ----------
+    order
+        (n,) row at each visiting position.
     fields
         Each field with the files that are made from it.
     blocks_done
@@ -89,6 +92,7 @@ class Pass:
     """
 
     plan: Plan
+    order: Ints
     fields: tuple[tuple[ViewField, tuple[OpenFile, ...]], ...]
     blocks_done: int
 
@@ -109,15 +113,16 @@ def open_files(wanted: Sequence[Wanted], centers_px: Floats, today: Plan) -> lis
                 plan = _plan_of(target, today)
                 if plan.block_px not in orders:
                     orders[plan.block_px] = visiting_order(centers_px, block_px=plan.block_px)
+                order = orders[plan.block_px]
                 job = open_job(
                     target.path,
                     target.header,
                     shape=target.shape,
                     plan=plan.to_dict(),
                     block_rows=plan.block_rows,
-                    order=orders[plan.block_px],
+                    order=order,
                 )
-                files.append(OpenFile(plan, field, target, stack.enter_context(job)))
+                files.append(OpenFile(plan, order, field, target, stack.enter_context(job)))
         stack.pop_all()  # from here on the caller closes them
     return files
 
@@ -152,6 +157,7 @@ def group_passes(files: Sequence[OpenFile]) -> tuple[Pass, ...]:
     return tuple(
         Pass(
             group[0].plan,
+            group[0].order,
             tuple((one, tuple(file for file in group if file.field is one)) for one in _distinct(group)),
             group[0].job.blocks_done,
         )

@@ -109,7 +109,7 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
         if prepared.passes:
             prepared.passes[0].stream.start()
         size_px = (slide.width, slide.height)
-        if new:
+        if new or not qc_path(run.root, sample.slide_id).exists():
             prepared.picture = run.readers.pool.submit(_picture, sample, look, run.root, size_px=size_px)
         prepared.resources = stack.pop_all()
     return prepared
@@ -144,8 +144,8 @@ def embed_slide(prepared: PreparedSlide, run: Run, *, progress: Progress) -> Sli
 
 def _picture(sample: Sample, look: Look, root: Path, *, size_px: tuple[int, int]) -> None:
     """Draw where was looked."""
-    fallback_px = max(one.view.fov_um for one in look.fields[:1]) / look.scale.mpp
-    sets = {name: (one.patches.center_px, one.side_px or fallback_px) for name, one in look.sets.items()}
+    field_px = look.fields[0].view.fov_um / look.scale.mpp  # for spots, whose own size no source tells
+    sets = {name: (one.patches.center_px, one.side_px or field_px) for name, one in look.sets.items()}
     picture = draw_qc(
         look.thumbnail, look.tissue, size_px=size_px, mpp=look.scale.mpp, sets=sets, slide_id=sample.slide_id
     )

@@ -157,7 +157,9 @@ def _check_dim(record: BackboneRecord, encoder: Encoder) -> None:
     """Embed one grey patch and hold its length against the record's."""
     grey = torch.full((1, 3, record.input_px, record.input_px), 128, dtype=torch.uint8)
     try:
-        found = encoder.encode(grey)
+        with torch.inference_mode():  # one pass, which for the largest nets takes seconds
+            pixels = encoder.prepare(grey)
+            found, cells = encoder.embedding.both(pixels) if record.token_grid else (encoder.embedding(pixels), None)
     except BackboneError:
         raise
     except FAILURES as error:
@@ -169,8 +171,8 @@ def _check_dim(record: BackboneRecord, encoder: Encoder) -> None:
     if found.shape[-1] != record.dim:
         msg = f"backbone {record.key} gives {found.shape[-1]} dimensions, its record says {record.dim}: mend the record"
         raise BackboneError(msg)
-    if record.token_grid is not None:
-        _check_tokens(record, int(encoder.tokens(grey).shape[1]))
+    if cells is not None:
+        _check_tokens(record, cells.shape[1])
 
 
 def _check_tokens(record: BackboneRecord, cells: int) -> None:
