@@ -22,8 +22,8 @@ import torch
 
 from ..featurize.cohort import load_cohort
 from ..featurize.options import DENSITY, FeaturizeOptions
-from ..featurize.patch_stream import Readers
 from ..featurize.pipeline import build_encoders, plan_of, run_slides
+from ..featurize.readers import Readers
 from ..featurize.slide_job import Run
 from .section_slide import write_section_slide
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..featurize.grid import grid_centers
-from ..featurize.patch_stream import Readers
+from ..featurize.readers import Readers
 from ..featurize.reading import Field, plan_field, regions_of
 from ..featurize.slide import Slide, open_slide
 from ..featurize.thumbnail import read_thumbnail
@@ -85,11 +85,11 @@ def _ours(slide: Slide, centers: Floats, fields: list[Field], threads: int) -> N
                 canvas.region(left, top, side)[side // 2, side // 2].sum()
 
     with Readers(threads) as readers:
-        tiles = TileReader(slide, blocks, pool=readers.pool, stages=readers.stages)
+        tiles = TileReader(slide, blocks, readers=readers)
         looking: deque[tuple[OpenBlock, Future[None]]] = deque()
         for number, block in enumerate(blocks):
             opened = tiles.open_block(number)
-            looking.append((opened, readers.pool.submit(look, opened, block)))
+            looking.append((opened, readers.submit(look, opened, block)))
             if len(looking) > 2 or number + 1 == len(blocks):
                 done, job = looking.popleft()
                 job.result()

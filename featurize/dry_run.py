@@ -16,7 +16,8 @@ from ..store.errors import TissuaryError
 from .cohort import load_cohort
 from .deposit import slide_record
 from .options import FeaturizeOptions, Progress
-from .patch_stream import PatchStream, Readers, Visit
+from .patch_stream import PatchStream, Visit
+from .readers import Readers
 from .slide import Slide, open_slide
 from .slide_look import Look, look_at
 from .targets import ViewField, Wanted, missing_targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import numpy as np
 from ..store.arrays import Floats, Ints, Pixels
 from ..store.feature_writer import FeatureJob
 from ..store.patch_file import Patches
-from .forward import Device, forward
+from .forward import Device, forward, takes_all_cores
 from .job_plan import Pass, Plan
-from .patch_stream import PatchStream, Readers, Visit
+from .patch_stream import PatchStream, Visit
+from .readers import Readers
 from .stages import FORWARD, WRITE, Stages
 from .targets import Target, ViewField
 from .tiles import TileSource
@@ -112,7 +114,7 @@ def run_pass(opened: OpenPass, *, readers: Readers, progress: Callable[[int], No
         for position, pixels in opened.stream:
             count = len(pixels[0])
             with readers.stages.timed(FORWARD, count):
-                late.append((position + count, _forward_all(opened, position, pixels)))
+                late.append((position + count, _forward_all(opened, position, pixels, readers=readers)))
                 finished = [late.pop(0)] if len(late) > 1 else []
                 for _, results in finished:
                     _take(results)
@@ -158,7 +160,9 @@ def _take(results: list[tuple[Sink, Result]]) -> None:
         sink.take(result().reshape(-1, *sink.target.shape[1:]))
 
 
-def _forward_all(opened: OpenPass, position: int, pixels: list[Pixels]) -> list[tuple[Sink, Result]]:
+def _forward_all(
+    opened: OpenPass, position: int, pixels: list[Pixels], *, readers: Readers
+) -> list[tuple[Sink, Result]]:
     """Send a batch through all encoders at all fields."""
     results: list[tuple[Sink, Result]] = []
     for number, (field, takers) in enumerate(opened.sinks):
@@ -167,6 +171,7 @@ def _forward_all(opened: OpenPass, position: int, pixels: list[Pixels]) -> list[
         for encoder, sinks in takers:
             grids = [sink.target.grid for sink in sinks if sink.target.grid is not None]
             plan = opened.plan
-            found = forward(encoder, patches, grids=grids, threads=plan.threads, batch=plan.batch)
+            with readers.held() if takes_all_cores(encoder, plan.threads) else nullcontext():
+                found = forward(encoder, patches, grids=grids, threads=plan.threads, batch=plan.batch)
             results += [(sink, opened.device.uploader.download(found[sink.target.grid])) for sink in sinks]
     return results

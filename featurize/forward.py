@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from .backbones.build import Encoder
 
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Cores that this process may use."""
 
 LARGEST_REGION = 3
 """Side of a region, over that of its patch, up to which it is resampled on a GPU: nine times the bytes to move."""
@@ -51,16 +55,22 @@ class Device:
         return _tiles_of(there, field)
 
 
+def takes_all_cores(encoder: Encoder, threads: int) -> bool:
+    """Whether a forward pass leaves no core to anything else."""
+    return encoder.device.type == "cpu" and _threads_wanted(encoder, threads) >= CORES
+
+
+def _threads_wanted(encoder: Encoder, threads: int) -> int:
+    """One for embedded encoders: many small operations, which two contending threads make five times slower."""
+    return 1 if encoder.record.loader == "embedded" else threads
+
+
 @contextmanager
 def _threads_of(encoder: Encoder, threads: int) -> Iterator[None]:
-    """Run embedded encoders on one thread, and leave the other cores to the readers.
-
-    They are many small operations, which two contending OpenMP threads make five times slower, not faster.
-    """
     import torch
 
     before = torch.get_num_threads()
-    wanted = 1 if encoder.record.loader == "embedded" else threads
+    wanted = _threads_wanted(encoder, threads)
     if wanted != before:
         torch.set_num_threads(wanted)
     try:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..store.arrays import Floats, Ints, Pixels
+from .readers import Readers
 from .reading import Field, regions_of
 from .resampling import resample_pil
-from .stages import RESAMPLE, WAIT, Stages
+from .stages import RESAMPLE, WAIT
 from .tiles import OpenBlock, TileReader, TileSource
 from .visit import plan_blocks
 
@@ -30,38 +26,6 @@ AHEAD_BYTES = 512 * 2**20
 """Canvases that may be open at a time, beyond which the oldest block is finished before another is begun."""
 
 PATCHES_A_JOB = 4
-
-NICENESS = 5
-"""Readers give way to the thread that computes, where both want one core."""
-
-
-class Readers:
-    """The threads that read, decode and resample, shared by all slides of a run, and what they cost.
-
-    Parameters
-    ----------
-    threads
-        How many.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.stages = Stages()
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="reader", initializer=_give_way)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.pool.shutdown(cancel_futures=True)
-
-
-def _give_way() -> None:
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with suppress(OSError):  # a sandbox may forbid it; it only costs speed
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @dataclass(frozen=True)
@@ -132,7 +96,7 @@ class PatchStream:
         self._resample = tuple(resample) if resample is not None else (True,) * len(self._fields)
         centers = visit.centers_px[visit.order]  # (n, 2) in visiting order
         self._blocks = plan_blocks(centers, fields, slide, block_px=visit.block_px, start=visit.start)
-        self._tiles = TileReader(slide, self._blocks, pool=readers.pool, stages=readers.stages)
+        self._tiles = TileReader(slide, self._blocks, readers=readers)
         self._regions = [regions_of(field, centers) for field in fields]
         self._n = len(centers)
         self._opened = 0
@@ -198,7 +162,7 @@ class PatchStream:
             batch = self._batches[-1]
             for number, pixels in enumerate(batch.pixels):
                 out = pixels[first - start :]
-                job = self._readers.pool.submit(self._cut, cutting.opened, number, range(first, end), out)
+                job = self._readers.submit(self._cut, cutting.opened, number, range(first, end), out)
                 batch.jobs.append(job)
                 cutting.jobs.append(job)
             first = end

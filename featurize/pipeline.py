@@ -15,7 +15,7 @@ from ..store.errors import BackboneError, CohortError, TissuaryError
 from ..store.naming import UNKNOWN_PATIENT
 from .job_plan import Plan
 from .options import DENSITY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
-from .patch_stream import Readers
+from .readers import Readers
 from .slide_job import PreparedSlide, Run, embed_slide, prepare_slide
 
 if TYPE_CHECKING:

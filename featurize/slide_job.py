@@ -17,8 +17,8 @@ from .deposit import deposit_counts, deposit_patches, deposit_slide
 from .embedding import OpenPass, open_pass, run_pass
 from .job_plan import Plan, group_passes, open_files
 from .options import FeaturizeOptions, Progress, SlideDone
-from .patch_stream import Readers
 from .qc import draw_qc, write_qc
+from .readers import Readers
 from .slide import open_slide
 from .slide_look import Look, look_at
 from .targets import missing_targets
@@ -110,7 +110,7 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
             prepared.passes[0].stream.start()
         size_px = (slide.width, slide.height)
         if new or not qc_path(run.root, sample.slide_id).exists():
-            prepared.picture = run.readers.pool.submit(_picture, sample, look, run.root, size_px=size_px)
+            prepared.picture = run.readers.submit(_picture, sample, look, run.root, size_px=size_px)
         prepared.resources = stack.pop_all()
     return prepared
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..store.arrays import Pixels
+from .readers import Readers
 from .reading import inside, mirrored
-from .stages import DECODE, READ, Stages
+from .stages import DECODE, READ
 from .tile_memory import TileMemory
 from .visit import Block, Need, Tiled
 
@@ -113,11 +114,10 @@ class TileReader:
         slide: TileSource,
         blocks: Sequence[Block],
         *,
-        pool: Executor,
-        stages: Stages,
+        readers: Readers,
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
-        self._slide, self._blocks, self._pool, self._stages = slide, blocks, pool, stages
+        self._slide, self._blocks, self._readers = slide, blocks, readers
         self._keep_bytes = keep_bytes
         self._uses: dict[TileKey, list[int]] = {}  # blocks that need a tile, the next one last
         for index in range(len(blocks) - 1, -1, -1):
@@ -135,10 +135,10 @@ class TileReader:
         self._spare: dict[int, list[Pixels]] = {level: [] for level in self._buffer_px}
 
     def open_block(self, index: int) -> OpenBlock:
-        """Submit the jobs that fill the canvases of a block; the pool must start jobs in the order of submission.
+        """Submit the jobs that fill the canvases of a block.
 
-        Jobs that paste wait for jobs that decode, which were submitted before them: on such a pool they are running
-        or done by then, so nothing waits for ever.
+        Jobs that paste wait for jobs that decode, which were submitted before them: they are running or done by then,
+        so nothing waits for ever.
         """
         opened = OpenBlock({}, [], [])
         for need in self._blocks[index].needs:
@@ -152,7 +152,7 @@ class TileReader:
             for start in range(0, len(fresh), TILES_A_JOB):
                 self._submit(opened, canvas, fresh[start : start + TILES_A_JOB])
             if known:
-                opened.jobs.append(self._pool.submit(_paste_kept, canvas, known))
+                opened.jobs.append(self._readers.submit(_paste_kept, canvas, known))
             for key in known:
                 if not self._uses[key]:
                     self._forget(key, opened)
@@ -172,7 +172,7 @@ class TileReader:
         slots = {key: self._memory[level].take() for key in keys if self._uses[key]}
         scratch = self._memory[level].take()
         opened.slots.append((level, scratch))
-        job = self._pool.submit(self._decode, canvas, keys, slots, scratch)
+        job = self._readers.submit(self._decode, canvas, keys, slots, scratch)
         opened.jobs.append(job)
         for key, slot in slots.items():
             self._kept[key] = (job, slot)
@@ -197,8 +197,8 @@ class TileReader:
             reading, decoding = reading + there - begun, decoding + time.perf_counter() - there
             if key in slots:
                 kept[key] = tile
-        self._stages.add(READ, reading, len(keys))
-        self._stages.add(DECODE, decoding, len(keys))
+        self._readers.stages.add(READ, reading, len(keys))
+        self._readers.stages.add(DECODE, decoding, len(keys))
         return kept
 
     def _forget(self, key: TileKey, opened: OpenBlock) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tissuary.featurize.patch_stream import PatchStream, Readers, Visit
+from tissuary.featurize.patch_stream import PatchStream, Visit
+from tissuary.featurize.readers import Readers
 from tissuary.featurize.reading import plan_field, read_patch, regions_of
 from tissuary.featurize.resampling import resample_pil
 from tissuary.featurize.stages import FORWARD, READ, WAIT, WRITE, Stages
@@ -121,7 +122,7 @@ def test_whatever_room_there_is_for_tiles_the_pixels_are_the_same(keep_bytes):
     centers = centers[visiting_order(centers, block_px=120.0)]
     blocks = plan_blocks(centers, fields, slide, block_px=120.0)
     with Readers(3) as readers:
-        tiles = TileReader(slide, blocks, pool=readers.pool, stages=readers.stages, keep_bytes=keep_bytes)
+        tiles = TileReader(slide, blocks, readers=readers, keep_bytes=keep_bytes)
         opened = [tiles.open_block(0)]
         for number, block in enumerate(blocks):
             if number + 1 < len(blocks):
@@ -159,7 +160,7 @@ def test_a_stream_that_is_closed_leaves_no_job_behind():
         reading.acquire()  # in the middle of a tile
         stream.close()
         ended.set()
-        readers.pool.submit(lambda: None).result()
+        readers.submit(lambda: None).result()
 
 
 def test_canvases_stay_within_their_room(monkeypatch):
@@ -218,7 +219,7 @@ def test_reading_ahead_is_bounded():
         stream = PatchStream(slide, Visit(centers, order, 200.0, 8), [field], readers=readers)
         batches = iter(stream)
         next(batches)
-        readers.pool.submit(lambda: None).result()  # behind everything that was asked for
+        readers.submit(lambda: None).result()  # behind everything that was asked for
         assert len(slide.decoded) <= 4 * (8 * 3 + 4)
         stream.close()
 
