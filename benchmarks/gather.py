@@ -2,7 +2,9 @@
 
     python -m tissuary.benchmarks.gather [--rows 200000] [--dim 1024] [--slides 1]
 
-Both sides gather the same 4,096 rows in the same order, in turns, on files that are in the page cache.
+Both sides gather the same 4,096 rows in the same order, in turns, on files that are in the page cache. Also printed,
+for comparison: the same rows as float32 (what heads take), through h5py's fancy indexing on the store's own file, and
+through it on a file laid out as TRIDENT writes it (float32, resizable, chunks of one row).
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import torch  # as wherever heads train: it casts from half precision
+from numpy.typing import NDArray
 
+from ..store.feature_column import FeatureColumn
 from ..store.feature_file import BLOCK_ROWS, FeatureHeader, read_features, write_features
-from ..store.table import FeatureColumn
 
 GATHERED = 4096
 REPEATS = 40
@@ -30,6 +35,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--slides", type=int, default=1)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         column = _write_store(Path(folder), options.rows, options.dim, slides=options.slides)
         plain = _write_plain(Path(folder) / "plain.bin", column)
@@ -43,6 +49,7 @@ def main() -> None:
         all_slides = np.repeat(np.arange(len(column.parts), dtype=np.int32), np.diff(starts))
         all_local = (every - starts[all_slides]).astype(np.int32)
         _report("gather", lambda: column.raw(slide, local), lambda: plain[rows], rows=GATHERED)
+        _report_others(Path(folder), column, slide, local)
         _report(
             "full read", lambda: column.raw(all_slides, all_local), lambda: plain[every], rows=len(every), repeats=5
         )
@@ -61,6 +68,31 @@ def _report(
     mine, best = (float(np.median(side)) for side in times)
     print(f"{name:10s} store {rows / mine / 1e3:8.0f} thousand rows/s   np.memmap {rows / best / 1e3:8.0f}")
     print(f"{name.replace(' ', '_')} ratio={best / mine:.3f} goal=0.9")
+
+
+def _report_others(folder: Path, column: FeatureColumn, slide: NDArray[np.int32], row: NDArray[np.int32]) -> None:
+    """Rates of other ways to the same rows: h5py wants them sorted and without repeats, slide by slide."""
+    first = np.unique(row[slide == 0])
+    trident = folder / "trident.h5"
+    with h5py.File(trident, "w") as file:
+        part = column.parts[0]
+        dim = part.shape[1]
+        rows = file.create_dataset("features", part.shape, "<f4", chunks=(1, dim), maxshape=(None, dim))
+        for start in range(0, len(part), 4096):
+            rows[start : start + 4096] = part[start : start + 4096]
+    with h5py.File(folder / "slide0.h5", "r") as own, h5py.File(trident, "r") as chunked:
+        ways: dict[str, tuple[int, Callable[[], Any]]] = {
+            "store, as float32": (len(row), lambda: column.gather(slide, row)),
+            "h5py, the store's file": (len(first), lambda: own["features"][first]),
+            "h5py, chunks of one row": (len(first), lambda: chunked["features"][first]),
+        }
+        for name, (count, way) in ways.items():
+            way()
+            started = time.perf_counter()
+            for _ in range(3):
+                way()
+            rate = 3 * count / (time.perf_counter() - started)
+            print(f"{name:24s} {rate / 1e3:8.0f} thousand rows/s")
 
 
 def _write_store(folder: Path, rows: int, dim: int, *, slides: int) -> FeatureColumn:

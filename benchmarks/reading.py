@@ -74,7 +74,7 @@ def _in_turns(*sides: Callable[[], None]) -> list[float]:
 
 
 def _ours(slide: Slide, centers: Floats, fields: list[Field], threads: int) -> None:
-    """Every region of every patch, as a view on a canvas of decoded tiles; its middle pixel is looked at."""
+    """Every region of every patch, as a view on a canvas of decoded tiles; one of its values is looked at."""
     blocks = plan_blocks(centers, fields, slide, block_px=BLOCK_PX)
     regions = [regions_of(field, centers)[0].tolist() for field in fields]
 
@@ -82,7 +82,7 @@ def _ours(slide: Slide, centers: Floats, fields: list[Field], threads: int) -> N
         for field, corners in zip(fields, regions, strict=True):
             canvas, side = opened.canvas(field.level), field.region_px
             for left, top in corners[block.start : block.stop]:
-                canvas.region(left, top, side)[side // 2, side // 2].sum()
+                canvas.region(left, top, side)[side // 2, side // 2, 0]
 
     with Readers(threads) as readers:
         tiles = TileReader(slide, blocks, readers=readers)

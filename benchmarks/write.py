@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch  # as wherever features are made: it casts to half precision
 
 from ..featurize.visit import BLOCK_PX, visiting_order
 from ..store.arrays import Floats, Ints
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--scattered", action="store_true", help="visit the rows in random order")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     order = rng.permutation(options.rows) if options.scattered else _grid_order(options.rows)
     values = rng.standard_normal((options.rows, options.dim), dtype=np.float32)  # in the order of visiting

@@ -13,6 +13,7 @@ import numpy as np
 
 from .arrays import Floats
 from .atomic import atomic_path
+from .chunk_map import map_chunks
 from .errors import DamagedFileError, StoreError
 from .feature_rows import check_finite, check_shape, create_rows, recast_rows
 from .precision import FP16, FP32, half
@@ -96,8 +97,15 @@ class FeatureFile:
 
 
 @contextmanager
-def write_features(path: Path, header: FeatureHeader, *, shape: tuple[int, ...]) -> Iterator[FeatureWriter]:
+def write_features(
+    path: Path, header: FeatureHeader, *, shape: tuple[int, ...], dtype: np.dtype[Any] = FP16
+) -> Iterator[FeatureWriter]:
     """Write a feature file block by block; it appears under its name only when all rows are there.
+
+    Parameters
+    ----------
+    dtype
+        float16 is left for float32 where it does not hold the rows; float32 keeps every bit of them.
 
     Raises
     ------
@@ -105,7 +113,7 @@ def write_features(path: Path, header: FeatureHeader, *, shape: tuple[int, ...])
         If rows are missing at the end, or a row holds NaN or infinity.
     """
     with atomic_path(path, once=True) as temporary:
-        writer = FeatureWriter(temporary, header, shape=shape, key=path.parent.name)
+        writer = FeatureWriter(temporary, header, shape=shape, key=path.parent.name, dtype=dtype)
         try:
             yield writer
             writer.finish()
@@ -114,14 +122,16 @@ def write_features(path: Path, header: FeatureHeader, *, shape: tuple[int, ...])
 
 
 class FeatureWriter:
-    """Takes rows in order, stores them as fp16, or as fp32 from the moment that fp16 does not hold them."""
+    """Takes rows in order, stores them as fp16, or as fp32 if asked to or once fp16 does not hold them."""
 
-    def __init__(self, path: Path, header: FeatureHeader, *, shape: tuple[int, ...], key: str) -> None:
+    def __init__(
+        self, path: Path, header: FeatureHeader, *, shape: tuple[int, ...], key: str, dtype: np.dtype[Any] = FP16
+    ) -> None:
         self._path, self._header, self._shape, self._key = path, header, shape, key
         self._pending: list[Floats] = []
         self._pending_rows = 0
         self._done = 0
-        self._rows = create_rows(path, header, shape=shape, dtype=FP16)
+        self._rows = create_rows(path, header, shape=shape, dtype=dtype)
 
     def append(self, rows: Floats) -> None:
         """Add the next rows, (m, dim) or (m, tokens, dim)."""
@@ -191,10 +201,12 @@ def read_features(path: Path) -> FeatureFile:
             msg = f"{path} holds no dataset 'features': it was damaged or written by something else"
             raise DamagedFileError(msg)
         dataset = _inside(file, path)
-        shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
+        shape, dtype = dataset.shape, dataset.dtype
         if 0 in shape:
             return FeatureFile(header, np.empty(shape, dtype=dtype))
-        size = int(np.prod(shape)) * dtype.itemsize
+        if dataset.chunks is not None:
+            return FeatureFile(header, map_chunks(path, dataset))
+        size, offset = int(np.prod(shape)) * dtype.itemsize, dataset.id.get_offset()
         if offset is None or offset + size > path.stat().st_size:
             msg = f"{path} is truncated or not contiguous: delete it and run featurize again"
             raise DamagedFileError(msg)
@@ -228,10 +240,9 @@ def _inside(file: Any, path: Path) -> Any:
         not isinstance(dataset, h5py.Dataset)
         or dataset.external
         or dataset.is_virtual
-        or dataset.chunks is not None
         or dataset.dtype not in (np.dtype("<f2"), np.dtype("<f4"))
         or dataset.ndim not in (2, 3)
     ):
-        msg = f"{path}: 'features' must be a contiguous float16 or float32 dataset inside this file"
+        msg = f"{path}: 'features' must be a float16 or float32 dataset of 2 or 3 axes inside this file"
         raise StoreError(msg)
     return dataset

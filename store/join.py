@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isclose
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from .arrays import Floats, Strings
+from .arrays import Bools, Strings
 from .errors import FingerprintError, StoreError
-from .expression import read_expression
+from .expression import Expression, read_expression
+from .feature_column import FeatureColumn
 from .feature_file import FeatureHeader, read_features
-from .patch_file import Patches
-from .schema import expression_path, features_path
+from .patch_file import Patches, read_patches
+from .schema import expression_path, features_path, patches_path
 from .slide_file import SAME_MPP, SlideRecord
-from .table import FeatureColumn
+from .table import Table
 
 log = logging.getLogger(__name__)
 
@@ -82,29 +84,90 @@ def _warn_of_unequal_pixels(key: str, headers: Sequence[FeatureHeader]) -> None:
         log.warning("%s: computed in %s on different slides", key, " and ".join(precisions))
 
 
-def join_counts(root: Path, slides: Sequence[str], *, places: Sequence[Patches]) -> tuple[csr_matrix, Strings, Floats]:
-    """Counts (n, n_shared) over the genes of all slides, their names, and depth (n,) over **all** genes of each slide.
+def join_slides(
+    root: Path, keys: Sequence[str], slides: Sequence[SlideRecord], *, patches: str, control_keys: Sequence[str] = ()
+) -> tuple[Table, list[Patches]]:
+    """Rows and features of slides as one table without counts, and the patches of each.
 
-    Genes keep the order of the first slide.
+    Raises
+    ------
+    FingerprintError
+        If slides carry features of different fingerprints under one key.
+    StoreError
+        If features and patches do not belong together.
+    """
+    places = [read_patches(patches_path(root, slide.slide_id, patches=patches)) for slide in slides]
+    lengths = [len(place) for place in places]
+    columns = {key: join_features(root, key, slides, places=places, patches=patches) for key in (*keys, *control_keys)}
+    arrays = [place.array for place in places if place.array is not None]
+    table = Table(
+        slide_ids=tuple(slide.slide_id for slide in slides),
+        patient_ids=tuple(slide.patient_id for slide in slides),
+        slide=np.repeat(np.arange(len(slides), dtype=np.int32), lengths),
+        row=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+        center_um=np.concatenate([p.center_px * s.mpp for p, s in zip(places, slides, strict=True)]),
+        columns={key: columns[key] for key in keys},
+        control_columns={key: columns[key] for key in control_keys},
+        barcode=np.concatenate([place.barcode for place in places]),
+        array=np.concatenate(arrays).astype(np.int32) if len(arrays) == len(places) else None,
+    )
+    return table, places
+
+
+def add_counts(table: Table, root: Path, *, places: Sequence[Patches], genes: str) -> Table:
+    """A table with the counts of its slides.
+
+    Parameters
+    ----------
+    places
+        Patches of each slide, in the order of the table's.
+    genes
+        "shared", those that were measured on every slide, in the order of the first; or "all", those of any slide, in
+        the order in which they are met, with `measured` telling which slide has which.
 
     Raises
     ------
     StoreError
         If rows are not the slide's spots in their order, or the slides share no gene.
     """
-    found = [read_expression(expression_path(root, slide)) for slide in slides]
-    for one, place, slide in zip(found, places, slides, strict=True):
+    found = [read_expression(expression_path(root, slide)) for slide in table.slide_ids]
+    for one, place, slide in zip(found, places, table.slide_ids, strict=True):
         if len(one.barcode) != len(place) or (one.barcode != place.barcode).any():
             msg = f"slide {slide}: rows of the counts are not the spots of the patch file; featurize it again"
             raise StoreError(msg)
-    shared = set(found[0].genes).intersection(*(set(one.genes) for one in found))
-    genes = np.array([gene for gene in found[0].genes if gene in shared], dtype=np.str_)
-    if not len(genes):
-        msg = f"the slides {', '.join(slides)} share no gene names: are their identifiers of one kind?"
+    names, measured = gene_union([one.genes for one in found])
+    if genes == "shared":
+        names = names[measured.all(axis=0)]
+    elif genes != "all":
+        msg = f"genes {genes!r}: choose shared (measured on every slide) or all (of any slide, with `measured`)"
         raise StoreError(msg)
-    stacked = []
-    for one in found:
-        column = {gene: i for i, gene in enumerate(one.genes)}
-        stacked.append(one.counts[:, [column[gene] for gene in genes]])
+    if not len(names):
+        msg = f"the slides {', '.join(table.slide_ids)} share no gene names: are their identifiers of one kind?"
+        raise StoreError(msg)
     depth = np.concatenate([np.asarray(one.counts.sum(axis=1), dtype=np.float64).ravel() for one in found])
-    return csr_matrix(vstack(stacked)), genes, depth
+    counts = csr_matrix(vstack([_over(one, names) for one in found]))
+    measured_or_none = None if genes == "shared" or measured.all() else measured
+    return replace(table, counts=counts, genes=names, depth=depth, measured=measured_or_none)
+
+
+def gene_union(genes_by_slide: Sequence[Strings]) -> tuple[Strings, Bools]:
+    """Genes of any slide in the order in which they are met, and (n_slides, n_genes) which slide measured which."""
+    position: dict[str, int] = {}
+    for names in genes_by_slide:
+        for name in names:
+            position.setdefault(str(name), len(position))
+    measured = np.zeros((len(genes_by_slide), len(position)), dtype=np.bool_)
+    for slide, names in enumerate(genes_by_slide):
+        measured[slide, [position[str(name)] for name in names]] = True
+    return np.array(list(position), dtype=np.str_), measured
+
+
+def _over(one: Expression, genes: Strings) -> csr_matrix:
+    """Counts of a slide over a list of genes; 0 where it did not measure one."""
+    column = {str(gene): i for i, gene in enumerate(one.genes)}
+    at = np.array([column.get(str(gene), -1) for gene in genes])
+    picked = csr_matrix(one.counts[:, at[at >= 0]])
+    if (at >= 0).all():
+        return picked
+    where = np.flatnonzero(at >= 0)  # columns of the picked in the whole list
+    return csr_matrix((picked.data, where[picked.indices], picked.indptr), shape=(picked.shape[0], len(genes)))

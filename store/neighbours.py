@@ -1,4 +1,4 @@
-"""Neighbourhoods in tissue: indices, never copied vectors."""
+"""Neighbourhoods in tissue: indices, never copied vectors. The nearest rows, and all rows within a radius."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from .arrays import Bools, Floats, Ints
 from .errors import StoreError
-
-TIE_UM = 1e-6
-"""Distances closer than this are equal; the lower row comes first."""
+from .plane import TIE_UM, checked_centers, checked_count, most_within, nearest_of, rows_by_slide, tree_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,20 @@ class Neighbourhood:
     mask: Bools
     distance: NDArray[np.float32]
 
+    @property
+    def k(self) -> int:
+        """Places for neighbours that each row has."""
+        return int(self.index.shape[1])
+
+    @classmethod
+    def where(cls, mask: Bools, index: Ints, distance: Floats) -> Neighbourhood:
+        """Neighbours where a mask (n, k) is True, whatever `index` and `distance` hold elsewhere."""
+        return cls(
+            np.where(mask, index, 0).astype(np.int32),
+            np.asarray(mask, dtype=np.bool_),
+            np.where(mask, distance, np.inf).astype(np.float32),
+        )
+
 
 def nearest_in_tissue(
     center_um: Floats, k: int, *, slide: Ints | None = None, radius_um: float = np.inf, self_included: bool = False
@@ -49,49 +61,81 @@ def nearest_in_tissue(
     self_included
         Whether a row is its own first neighbour.
 
+    Returns
+    -------
+    Neighbourhood
+        (n, k).
+
     Raises
     ------
     StoreError
-        If k is not positive.
+        If k is not positive, a position is not finite, `radius_um` is not positive, or `slide` has another length.
     """
-    if k < 1:
-        msg = f"k = {k}: ask for at least one neighbour"
-        raise StoreError(msg)
-    n = len(center_um)
-    slide = np.zeros(n, dtype=np.int64) if slide is None else np.asarray(slide)
-    index = np.zeros((n, k), dtype=np.int32)
-    distance = np.full((n, k), np.inf, dtype=np.float32)
-    for one in np.unique(slide):
-        rows = np.flatnonzero(slide == one)
-        found, away = _nearest_on_slide(np.asarray(center_um)[rows], k, self_included=self_included)
-        width = found.shape[1]
-        index[rows, :width] = rows[found]
-        distance[rows, :width] = away
-    mask = np.isfinite(distance) & (distance <= radius_um)
-    index[~mask], distance[~mask] = 0, np.inf
+    k, radius_um = checked_count("k", k), _checked_radius(radius_um)
+    center_um = checked_centers(center_um)
+    own = 0 if self_included else 1
+    index = np.zeros((len(center_um), k), dtype=np.int32)
+    distance = np.full((len(center_um), k), np.inf, dtype=np.float32)
+    mask = np.zeros((len(center_um), k), dtype=np.bool_)
+    for rows in rows_by_slide(slide, len(center_um)):
+        wanted = min(k + own, len(rows))
+        found, away = nearest_of(tree_of(center_um[rows]), np.arange(len(rows)), wanted, radius_um=radius_um)
+        near = away[:, own:] <= radius_um + TIE_UM if np.isfinite(radius_um) else np.isfinite(away[:, own:])
+        here = Neighbourhood.where(near, rows[np.where(near, found[:, own:], 0)], away[:, own:])
+        index[rows, : here.k], mask[rows, : here.k], distance[rows, : here.k] = here.index, here.mask, here.distance
     return Neighbourhood(index, mask, distance)
 
 
-def _nearest_on_slide(center_um: Floats, k: int, *, self_included: bool) -> tuple[Ints, Floats]:
-    """Rows and distances (n, min(k, others)) on one slide."""
-    from scipy.spatial import cKDTree
+def within_radius(
+    center_um: Floats,
+    radius_um: float,
+    *,
+    slide: Ints | None = None,
+    k_max: int | None = None,
+    self_included: bool = False,
+) -> Neighbourhood:
+    """All spots of the same slide within a radius, nearest first, ties by row.
 
-    n = len(center_um)
-    width = min(k, n if self_included else n - 1)
-    if width < 1:
-        return np.zeros((n, 0), dtype=np.int64), np.zeros((n, 0))
-    tree = cKDTree(center_um)
-    # The k-th distance is sure; which of the spots at that distance come along is not. So take every spot
-    # within it and order them by (distance, row) here.
-    reach, _ = tree.query(center_um, k=[min(k + 1, n)])  # (n, 1), one more for the spot itself
-    within = tree.query_ball_point(center_um, reach[:, 0] + TIE_UM)
-    found = np.empty((n, width), dtype=np.int64)
-    away = np.empty((n, width))
-    for row, near in enumerate(within):
-        others = np.array([other for other in near if self_included or other != row])
-        d = np.hypot(*(center_um[others] - center_um[row]).T)
-        if self_included:
-            d[others == row] = -1.0  # first, even where another spot lies at the same place
-        order = np.lexsort((others, np.round(d / TIE_UM)))[:width]
-        found[row], away[row] = others[order], np.maximum(d[order], 0.0)
-    return found, away
+    Parameters
+    ----------
+    center_um
+        (n, 2) positions.
+    radius_um
+        Farthest distance of a neighbour, itself within.
+    slide
+        (n,) slide of each row; rows of other slides are never neighbours. One slide where not given.
+    k_max
+        Most neighbours of a row; the nearest are kept.
+    self_included
+        Whether a row is its own first neighbour.
+
+    Returns
+    -------
+    Neighbourhood
+        (n, k), k being the largest number of neighbours that a row has, and 1 where none has any.
+
+    Raises
+    ------
+    StoreError
+        If `radius_um` is not a positive number, `k_max` is not positive, a position is not finite, or `slide` has
+        another length.
+    """
+    k_max = None if k_max is None else checked_count("k_max", k_max)
+    center_um = checked_centers(center_um)
+    if not np.isfinite(_checked_radius(radius_um)):
+        msg = "an endless radius holds every row: give one in um, or ask for the k nearest"
+        raise StoreError(msg)
+    groups = rows_by_slide(slide, len(center_um))
+    most = max((most_within(tree_of(center_um[rows]), np.arange(len(rows)), radius_um) for rows in groups), default=0)
+    most = most if self_included else most - 1
+    k = max(1, most if k_max is None else min(most, k_max))
+    found = nearest_in_tissue(center_um, k, slide=slide, radius_um=radius_um, self_included=self_included)
+    width = max(1, int(np.max(found.mask.sum(axis=1), initial=0)))  # the count above looks a little over the rim
+    return Neighbourhood(found.index[:, :width], found.mask[:, :width], found.distance[:, :width])
+
+
+def _checked_radius(radius_um: float) -> float:
+    if not radius_um > 0:
+        msg = f"radius_um = {radius_um}: give a positive distance in um"
+        raise StoreError(msg)
+    return float(radius_um)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from .arrays import Bools, Floats
+from .halves import to_half
 
 FP16, FP32 = np.dtype("<f2"), np.dtype("<f4")
 
 COLUMN_TOLERANCE = 0.1
 """Largest rounding error of a column, as a fraction of the column's own spread: 1 % of its variance."""
+
+CHANCE = 1e-6
+"""That a column of a block looks so even by chance alone that fp16 is refused for it."""
 
 SILENT_COLUMN = 1e-3
 """Columns whose spread is below this fraction of the block's size carry rounding noise, not features."""
@@ -43,7 +49,7 @@ def half(block: Floats) -> Floats | None:
         squares = np.einsum("ntd,ntd->td", values, values)  # (tokens, dim)
     if not squares.max() < _OVERFLOW**2 and not np.abs(values).max() < _OVERFLOW:
         return None
-    cast = values.astype(FP16)
+    cast = to_half(values)
     power = squares.mean(axis=0) / len(values)  # (dim,) mean square
     variance = power - mean**2
     doubtful = (variance < _CLEAR_SPREAD**2 * power) | (power < _SUBNORMAL**2)
@@ -60,4 +66,18 @@ def _blurs(values: Floats, cast: Floats, variance: Floats, doubtful: Bools) -> b
     spread = np.sqrt(variance, dtype=np.float64, where=~doubtful, out=np.empty(len(variance)))
     spread[doubtful] = own
     speaks = own > SILENT_COLUMN * np.median(spread)
-    return bool((error[speaks] > COLUMN_TOLERANCE * own[speaks]).any())
+    return bool((error[speaks] > COLUMN_TOLERANCE * _largest_spread(len(values)) * own[speaks]).any())
+
+
+@cache
+def _largest_spread(rows: int) -> float:
+    """How many times larger than it looks in `rows` rows a column's spread may be, short of a `CHANCE`.
+
+    The rows of a file's last block may be few, and two that happen to agree in a column say nothing about it. From
+    the chi-squared distribution of a normal column's variance.
+    """
+    from scipy.special import gammaincinv
+
+    if rows < 2:
+        return float("inf")
+    return float(np.sqrt((rows - 1) / (2.0 * gammaincinv((rows - 1) / 2.0, CHANCE))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +14,20 @@ from .arrays import Floats
 from .catalog import Entry, load_catalog, to_frame
 from .errors import StoreError
 from .feature_file import FeatureHeader, read_features
-from .freshness import check_fresh, only_index
-from .index_file import load_index, save_index
-from .join import join_counts, join_features
-from .naming import SPOTS, UNKNOWN_PATIENT
-from .neighbours import Neighbourhood, nearest_in_tissue
+from .index_record import BuildOptions
+from .join import add_counts, join_slides
+from .look_alikes import LookAlikes
+from .lookup import open_index, search_patch, search_slide, update_index
+from .naming import SPOTS
+from .neighbours import Neighbourhood
+from .nested import children, parents_between
 from .patch_file import Patches, read_patches
-from .schema import features_path, index_path, patches_path, slide_path
-from .search import Hit, IndexRecord, SearchIndex, allowed_rows, build_index, find, query_vectors
+from .places import Places
+from .schema import features_path, patches_path, slide_path
+from .search import Hit, SearchIndex
+from .selection import holds, slide_frame
 from .slide_file import SlideRecord, read_slide
-from .table import FeatureColumn, Table
+from .table import Table
 
 if TYPE_CHECKING:
     import polars
@@ -59,6 +62,11 @@ class Store:
     def catalog(self) -> polars.DataFrame:
         """The entries as a polars frame, with the patient of each slide."""
         return to_frame(self.entries)
+
+    @property
+    def slide_frame(self) -> polars.DataFrame:
+        """One line a slide, for choosing among them; see `tissuary.store.selection.slide_frame`."""
+        return slide_frame(self.entries)
 
     @property
     def slide_ids(self) -> tuple[str, ...]:
@@ -112,8 +120,10 @@ class Store:
         keys: str | Sequence[str],
         *,
         slides: Sequence[str] | None = None,
+        where: polars.Expr | None = None,
         patches: str = SPOTS,
         expression: bool = True,
+        genes: str = "shared",
         control_keys: Sequence[str] = (),
     ) -> Table:
         """Join slides into one table of rows.
@@ -124,8 +134,12 @@ class Store:
             Feature keys, such as `["stain-texture@20x", "stain-texture@10x"]`.
         slides
             Slides in the order wanted; all that have everything, sorted, where not given.
+        where
+            Expression over the columns of `slide_frame`, which chooses slides, or of `Table.spots`, which chooses rows.
         expression
-            Whether to read counts, over the genes that were measured on every slide.
+            Whether to read counts.
+        genes
+            "shared", the genes that were measured on every slide, or "all" with `Table.measured`.
         control_keys
             Feature keys that ride along for controls, apart from `features()`.
 
@@ -138,63 +152,71 @@ class Store:
         """
         keys = [keys] if isinstance(keys, str) else list(keys)
         chosen = tuple(slides) if slides is not None else self.slides_with(keys, patches=patches, expression=expression)
+        of_slides = where is not None and set(where.meta.root_names()) <= set(self.slide_frame.columns)
+        if where is not None and of_slides:
+            frame = self.slide_frame
+            kept = set(frame["slide_id"].to_numpy()[holds(where, frame)])
+            chosen = tuple(slide for slide in chosen if slide in kept)
         if not chosen or not keys:
             have = ", ".join(self.keys(patches)) or "no features"
             wanted = f"{', '.join(keys)}{' with counts' if expression else ''}"
             msg = f"{self.path}: no slide has {wanted} ({patches}: {have})"
             raise StoreError(msg)
         records = [self.slide(slide_id) for slide_id in chosen]
-        places = [self.patches(slide_id, patches=patches) for slide_id in chosen]
-        lengths = [len(place) for place in places]
-        columns = {
-            key: join_features(self.path, key, records, places=places, patches=patches)
-            for key in (*keys, *control_keys)
-        }
-        counts, genes, depth = (
-            join_counts(self.path, chosen, places=places) if expression else (None, np.array([], np.str_), None)
-        )
-        table = Table(
-            slide_ids=chosen,
-            patient_ids=tuple(record.patient_id for record in records),
-            slide=np.repeat(np.arange(len(chosen), dtype=np.int32), lengths),
-            row=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
-            center_um=np.concatenate([p.center_px * r.mpp for p, r in zip(places, records, strict=True)]),
-            columns={key: columns[key] for key in keys},
-            control_columns={key: columns[key] for key in control_keys},
-            barcode=np.concatenate([place.barcode for place in places]),
-        )
-        if not expression:
-            return table
-        counts, genes, depth = join_counts(self.path, chosen, places=places)
-        return replace(table, counts=counts, genes=genes, depth=depth)
+        table, places = join_slides(self.path, keys, records, patches=patches, control_keys=control_keys)
+        if expression:
+            table = add_counts(table, self.path, places=places, genes=genes)
+        return table if where is None or of_slides else table.where(where)
 
     def neighbours(
         self, slide_id: str, k: int, *, patches: str = SPOTS, radius_um: float = np.inf, self_included: bool = False
     ) -> Neighbourhood:
         """The k nearest patches of every patch of a slide, in um, ties by row."""
-        center_um = self.patches(slide_id, patches=patches).center_px * self.slide(slide_id).mpp
-        return nearest_in_tissue(center_um, k, radius_um=radius_um, self_included=self_included)
+        return self.places(slide_id, patches=patches).nearest(k, radius_um=radius_um, self_included=self_included)
+
+    def places(self, slide_id: str, *, patches: str = SPOTS) -> Places:
+        """Where the patches of a slide are, for neighbours of every kind: within a radius, by ring, in a window."""
+        found = self.patches(slide_id, patches=patches)
+        return Places(found.center_px * self.slide(slide_id).mpp, array=found.array)
+
+    def parents(self, slide_id: str, *, patches: str, coarser: str, side_um: float | None = None) -> Neighbourhood:
+        """The tile of a coarser patch set around each patch, (n, 1): as recorded, or by place where a side is given.
+
+        Parameters
+        ----------
+        side_um
+            Side of the coarser tiles, for patch sets that do not nest, such as spots in a grid.
+
+        Raises
+        ------
+        StoreError
+            If no side is given, and the recorded parents do not lead from one set to the other.
+        """
+        mpp = self.slide(slide_id).mpp
+        return parents_between(
+            lambda name: self.patches(slide_id, patches=name), patches, coarser, mpp=mpp, side_um=side_um
+        )
+
+    def children(self, slide_id: str, *, patches: str, finer: str, side_um: float | None = None) -> Neighbourhood:
+        """The patches of a finer set in each tile of `patches`, by row; `parents` turned round."""
+        parent = self.parents(slide_id, patches=finer, coarser=patches, side_um=side_um)
+        return children(parent, len(self.patches(slide_id, patches=patches)))
 
     def build_index(
-        self, key: str, *, patches: str = SPOTS, standardised: str = "cohort", name: str | None = None
+        self, key: str, *, patches: str = SPOTS, standardised: str = "cohort", options: BuildOptions | None = None
     ) -> SearchIndex:
-        """Index every slide that has `key`, and keep the index in the store."""
-        table = self.table(key, patches=patches, expression=False)
-        record = IndexRecord(
-            name=name or f"{patches}.{key}",
-            key=key,
-            patches=patches,
-            fingerprint=table.columns[key].fingerprint,
-            standardised=standardised,
-            metric="cosine",
-            slide_ids=table.slide_ids,
-            patient_ids=table.patient_ids,
-            patches_digests=tuple(self.patches(slide, patches=patches).digest for slide in table.slide_ids),
-            mpp=tuple(self.slide(slide).mpp for slide in table.slide_ids),
-        )
-        index = build_index(table, record)
-        save_index(index_path(self.path, record.name), index)
-        return index
+        """Index every slide that has `key`, and keep the index in the store.
+
+        Where an index of the same settings is there, slides that came since are added to it; see
+        `tissuary.store.lookup.update_index`.
+        """
+        how = options or BuildOptions()
+        return update_index(self, key, patches=patches, standardised=standardised, options=how).index
+
+    @cached_property
+    def opened_indexes(self) -> dict[object, SearchIndex]:
+        """The index that was opened last, so that the next question need not read it again."""
+        return {}
 
     def search(
         self,
@@ -205,6 +227,7 @@ class Store:
         key: str | None = None,
         patches: str = SPOTS,
         exclude: str | None = None,
+        device: str = "cpu",
     ) -> tuple[Hit, ...]:
         """Look-alikes of one patch across the cohort; the patch itself is never among them.
 
@@ -216,25 +239,26 @@ class Store:
             Feature key; the only one that is indexed where not given.
         exclude
             "patient" or "slide": leave the query's own out, inside the search, so that k hits still come back.
+        device
+            "cpu", "cuda" or "auto".
 
         Raises
         ------
         StoreError
             If there is no index of `key`, or it is older than the features.
         """
-        key = key or only_index(self.path, patches)
-        index = load_index(index_path(self.path, f"{patches}.{key}"))
-        if slide_id not in index.record.slide_ids:
-            msg = f"slide {slide_id!r} is not in the index of {key}: run `tissuary index {self.path}` again"
-            raise StoreError(msg)
-        check_fresh(self, index)
-        number = index.record.slide_ids.index(slide_id)
-        part = self.features(key, slide_id, patches=patches)
-        if not 0 <= patch < len(part):
-            msg = f"slide {slide_id!r} has patches 0 to {len(part) - 1}, not {patch}"
-            raise StoreError(msg)
-        if exclude == "patient" and index.record.patient_ids[number].startswith(UNKNOWN_PATIENT):
-            log.warning("slide %s: its patient is unknown, so only the slide itself can be left out", slide_id)
-        column = FeatureColumn(key, index.record.fingerprint, (part,))
-        query = query_vectors(index, column, np.array([patch], dtype=np.int32), slide=number)[0]
-        return find(index, query, k, allowed=allowed_rows(index, slide=number, patch=patch, exclude=exclude))
+        index = open_index(self, key, patches=patches, device=device)
+        return search_patch(index, slide_id, patch, k, exclude=exclude)
+
+    def search_slide(
+        self,
+        slide_id: str,
+        *,
+        k: int = 10,
+        key: str | None = None,
+        patches: str = SPOTS,
+        exclude: str | None = None,
+        device: str = "cpu",
+    ) -> LookAlikes:
+        """Look-alikes of every patch of a slide in one search; parameters and errors as of `search`."""
+        return search_slide(open_index(self, key, patches=patches, device=device), slide_id, k, exclude=exclude)

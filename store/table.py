@@ -4,81 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from .arrays import Floats, Ints, Strings
+from .arrays import Bools, Floats, Ints, Strings
 from .errors import StoreError
-from .neighbours import Neighbourhood, nearest_in_tissue
+from .feature_column import FeatureColumn
+from .neighbours import Neighbourhood
+from .places import Places
+from .selection import holds
 
-
-@dataclass(frozen=True)
-class FeatureColumn:
-    """Features of one key over all slides of a table, still on disk.
-
-    Attributes
-    ----------
-    key
-        The feature key.
-    fingerprint
-        What made the numbers.
-    parts
-        Per slide, (n_s, dim) or (n_s, tokens, dim), memory-mapped.
-    shift, scale
-        (n_slides, dim) float32; a gathered row is `(x - shift[slide]) * scale[slide]`. None leaves rows as stored.
-    """
-
-    key: str
-    fingerprint: str
-    parts: tuple[NDArray[Any], ...]
-    shift: NDArray[np.float32] | None = None
-    scale: NDArray[np.float32] | None = None
-
-    @property
-    def dim(self) -> int:
-        """Length of a feature vector."""
-        return int(self.parts[0].shape[-1])
-
-    def raw(self, slide: Ints, row: Ints) -> NDArray[Any]:
-        """Rows as stored, in the order asked for; they may repeat.
-
-        Parameters
-        ----------
-        slide, row
-            (m,) slide of the table, and row within its file.
-        """
-        if len(self.parts) == 1:
-            return np.take(self.parts[0].view(np.ndarray), row, axis=0)
-        dtype = np.result_type(*(part.dtype for part in self.parts))
-        out = np.empty((len(row), *self.parts[0].shape[1:]), dtype=dtype)
-        in_order = bool((slide[1:] >= slide[:-1]).all())
-        order = np.arange(len(slide)) if in_order else np.argsort(slide, kind="stable")
-        edges = np.searchsorted(slide[order], np.arange(len(self.parts) + 1))
-        whole = _as_items(out)
-        for part, start, stop in zip(self.parts, edges[:-1], edges[1:], strict=True):
-            here = order[start:stop]
-            if not len(here):
-                continue
-            if part.dtype == dtype and in_order and 0 <= row[here].min() <= row[here].max() < len(part):
-                # Straight into place. "clip" is what numpy needs to write without a buffer; the bounds were checked.
-                np.take(_as_items(part), row[here], out=whole[start:stop], mode="clip")
-            elif part.dtype == dtype:
-                whole[here] = np.take(_as_items(part), row[here])
-            else:
-                out[here] = np.take(part.view(np.ndarray), row[here], axis=0)
-        return out
-
-    def gather(self, slide: Ints, row: Ints) -> NDArray[np.float32]:
-        """Rows as float32, standardised where the column says so."""
-        values = self.raw(slide, row).astype(np.float32)
-        if self.shift is not None and self.scale is not None:
-            between = (slice(None), *[None] * (values.ndim - 2), slice(None))  # tokens share their slide's statistics
-            values -= self.shift[slide][between]
-            values *= self.scale[slide][between]
-        return values
+if TYPE_CHECKING:
+    import polars
 
 
 @dataclass(frozen=True)
@@ -93,12 +33,17 @@ class Table:
         (n,) int32: which slide, and which row of its files.
     center_um
         (n, 2) float64 position on the slide.
+    array
+        (n, 2) int32 row and column on the array; None where a slide has none.
     columns
         Features by key, in the order of the views asked for.
     control_columns
         Features that ride along for controls and are no part of `features()`.
     counts
-        (n, n_genes) raw counts over `genes`, the genes measured on every slide; None without expression.
+        (n, n_genes) raw counts over `genes`; None without expression.
+    measured
+        (n_slides, n_genes) bool, whether a slide measured a gene: a count of 0 of one that it did not measure says
+        nothing. None where every slide measured all `genes`.
     depth
         (n,) total counts over **all** genes of the slide's file.
     targets
@@ -118,9 +63,11 @@ class Table:
     center_um: Floats
     columns: dict[str, FeatureColumn]
     barcode: Strings
+    array: NDArray[np.int32] | None = None
     control_columns: dict[str, FeatureColumn] = field(default_factory=dict)
     counts: csr_matrix | None = None
     genes: Strings = field(default_factory=lambda: np.array([], dtype=np.str_))
+    measured: Bools | None = None
     depth: Floats | None = None
     targets: NDArray[np.float32] | None = None
     target_offset: NDArray[np.float32] | None = None
@@ -135,28 +82,89 @@ class Table:
         """Feature keys of the table."""
         return tuple(self.columns)
 
-    def features(self, key: str | None = None, *, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Gather features as float32, (n, dim) of one key, or of all keys side by side.
+    def features(
+        self, key: str | None = None, *, rows: Ints | None = None, mask: Bools | None = None
+    ) -> NDArray[np.float32]:
+        """Gather features as float32, of one key or of all keys side by side, without a second copy.
 
         Parameters
         ----------
         key
-            One of `keys`; all, concatenated along the last axis, where not given.
+            One of `keys`; all, side by side along the last axis, where not given.
         rows
-            (m,) rows of the table, in any order; all where not given.
+            Rows of the table, in any order and shape, such as the (m, k) `index` of a neighbourhood; all where not
+            given.
+        mask
+            Of the shape of `rows`; features are 0 where it is False.
+
+        Returns
+        -------
+        ndarray
+            float32 (*rows.shape, dim), or (*rows.shape, tokens, dim).
 
         Raises
         ------
         StoreError
-            If the table has no such key.
+            If the table has no such key, or keys of different token grids are wanted side by side.
         """
-        slide, row = (self.slide, self.row) if rows is None else (self.slide[rows], self.row[rows])
-        if key is None:
-            return np.concatenate([column.gather(slide, row) for column in self.columns.values()], axis=-1)
-        if key not in self.columns:
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        columns = self._columns(key)
+        tokens = columns[0].row_shape[:-1]
+        flat = rows.reshape(-1)
+        out = np.empty((len(flat), *tokens, sum(column.dim for column in columns)), dtype=np.float32)
+        slide, row, start = self.slide[flat], self.row[flat], 0
+        for column in columns:
+            column.gather(slide, row, out=out[..., start : start + column.dim])
+            start += column.dim
+        if mask is not None:
+            out[~mask.reshape(-1)] = 0.0
+        return out.reshape(*rows.shape, *out.shape[1:])
+
+    def _columns(self, key: str | None) -> list[FeatureColumn]:
+        """Columns that lie side by side."""
+        wanted = list(self.columns) if key is None else [key]
+        if not wanted or wanted[0] not in self.columns:
             msg = f"the table has no features {key!r}; it has {', '.join(self.keys) or 'none'}"
             raise StoreError(msg)
-        return self.columns[key].gather(slide, row)
+        columns = [self.columns[one] for one in wanted]
+        if len({column.row_shape[:-1] for column in columns}) > 1:
+            shapes = ", ".join(f"{column.key} {column.row_shape}" for column in columns)
+            msg = f"features of different token grids do not lie side by side: {shapes}; gather one key at a time"
+            raise StoreError(msg)
+        return columns
+
+    @property
+    def spots(self) -> polars.DataFrame:
+        """One line a row: slide_id, patient_id, patch, barcode, x_um, y_um; array_row, array_col, depth where known."""
+        import polars
+
+        columns: dict[str, Any] = {
+            "slide_id": np.array(self.slide_ids, dtype=np.str_)[self.slide],
+            "patient_id": np.array(self.patient_ids, dtype=np.str_)[self.slide],
+            "patch": self.row,
+            "barcode": self.barcode,
+            "x_um": self.center_um[:, 0],
+            "y_um": self.center_um[:, 1],
+        }
+        if self.array is not None:
+            columns |= {"array_row": self.array[:, 0], "array_col": self.array[:, 1]}
+        if self.depth is not None:
+            columns["depth"] = self.depth
+        return polars.DataFrame(columns)
+
+    def where(self, condition: polars.Expr) -> Table:
+        """The rows for which an expression over `spots` holds; slides keep their numbers, also when no row is left.
+
+        Examples
+        --------
+        >>> table.where(polars.col("depth") > 500)                       # doctest: +SKIP
+
+        Raises
+        ------
+        StoreError
+            If the expression is not one truth value a row.
+        """
+        return self.select_rows(np.flatnonzero(holds(condition, self.spots)))
 
     def select_rows(self, rows: Ints) -> Table:
         """Some rows, in the order given; slides keep their numbers, features stay on disk."""
@@ -165,6 +173,7 @@ class Table:
             slide=self.slide[rows],
             row=self.row[rows],
             center_um=self.center_um[rows],
+            array=None if self.array is None else self.array[rows],
             barcode=self.barcode[rows],
             counts=None if self.counts is None else self.counts[rows],
             depth=None if self.depth is None else self.depth[rows],
@@ -186,67 +195,17 @@ class Table:
             slide_ids=tuple(self.slide_ids[one] for one in chosen),
             patient_ids=tuple(self.patient_ids[one] for one in chosen),
             slide=number[self.slide[rows]],
-            columns={key: _select(column, chosen) for key, column in self.columns.items()},
-            control_columns={key: _select(column, chosen) for key, column in self.control_columns.items()},
+            columns={key: column.select(chosen) for key, column in self.columns.items()},
+            control_columns={key: column.select(chosen) for key, column in self.control_columns.items()},
             target_offset=None if self.target_offset is None else self.target_offset[chosen],
+            measured=None if self.measured is None else self.measured[chosen],
         )
 
     def neighbours(self, k: int, *, radius_um: float = np.inf, self_included: bool = False) -> Neighbourhood:
         """The k nearest rows on the same slide, as rows of this table."""
-        return nearest_in_tissue(self.center_um, k, slide=self.slide, radius_um=radius_um, self_included=self_included)
+        return self.places.nearest(k, radius_um=radius_um, self_included=self_included)
 
-
-def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:
-    """Have a column z-score its rows, with statistics of each slide or of all slides together.
-
-    Parameters
-    ----------
-    within
-        "slide" or "cohort".
-
-    Notes
-    -----
-    Dimensions that do not vary get scale 0 rather than amplified rounding noise.
-    """
-    if within not in ("slide", "cohort"):
-        msg = f"standardise within {within!r}: choose slide or cohort"
-        raise StoreError(msg)
-    moments = [_moments(part) for part in column.parts]
-    n = np.array([rows for rows, _, _ in moments], dtype=np.float64)[:, None]  # (n_slides, 1)
-    mean = np.stack([m for _, m, _ in moments])  # (n_slides, dim)
-    square = np.stack([s for _, _, s in moments])
-    if within == "cohort":
-        mean = np.broadcast_to((n * mean).sum(0) / n.sum(), mean.shape)
-        square = np.broadcast_to((n * square).sum(0) / n.sum(), square.shape)
-    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    rounding = max(float(np.finfo(part.dtype).eps) for part in column.parts) / 8  # what the stored type leaves of zero
-    silent = deviation <= rounding * (np.abs(mean) + 1e-3)
-    scale = np.where(silent, 0.0, 1.0 / np.where(silent, 1.0, deviation))
-    return replace(column, shift=mean.astype(np.float32), scale=scale.astype(np.float32))
-
-
-def _as_items(rows: NDArray[Any]) -> NDArray[Any]:
-    """View each row as one opaque item, so that moving rows is one copy each instead of a loop over elements."""
-    flat = rows.view(np.ndarray).reshape(len(rows), -1)
-    return flat.view(np.dtype((np.void, flat.shape[1] * flat.itemsize)))[:, 0]
-
-
-def _moments(part: NDArray[Any], *, step: int = 65536) -> tuple[int, Floats, Floats]:
-    """Rows, mean and mean square over rows (and tokens) of one slide, (dim,) in float64, read in steps."""
-    dim = part.shape[-1]
-    total, square, rows = np.zeros(dim), np.zeros(dim), 0
-    for start in range(0, len(part), step):
-        values = np.asarray(part[start : start + step], dtype=np.float64).reshape(-1, dim)
-        total += values.sum(0)
-        square += (values**2).sum(0)
-        rows += len(values)
-    return rows, total / max(rows, 1), square / max(rows, 1)
-
-
-def _select(column: FeatureColumn, slides: Ints) -> FeatureColumn:
-    return replace(
-        column,
-        parts=tuple(column.parts[one] for one in slides),
-        shift=None if column.shift is None else column.shift[slides],
-        scale=None if column.scale is None else column.scale[slides],
-    )
+    @property
+    def places(self) -> Places:
+        """Where the rows are, for neighbours of every kind: nearest, within a radius, by ring, in a window."""
+        return Places(self.center_um, self.slide, self.array)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ...store.arrays import Floats, Ints
 from ...store.errors import ProtocolError
-from ...store.table import Table, standardise
+from ...store.feature_column import standardise
+from ...store.table import Table
 from ..slide_level import SlideRidge
 from .panels import Panel, heg_panel, hvg_within
 from .protocols import Protocol

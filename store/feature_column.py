@@ -1,0 +1,166 @@
+"""Features of one key over the slides of a table, on disk until they are gathered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Floats, Ints
+from .errors import StoreError
+from .halves import to_single
+from .row_map import RowMap
+
+BLOCK_BYTES = 512 * 1024
+"""Rows that are gathered before they are cast to float32: as many as stay in the cache."""
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """Features of one key over all slides of a table, still on disk.
+
+    Attributes
+    ----------
+    key
+        The feature key.
+    fingerprint
+        What made the numbers.
+    parts
+        Per slide, (n_s, dim) or (n_s, tokens, dim), memory-mapped.
+    shift, scale
+        (n_slides, dim) float32; a gathered row is `(x - shift[slide]) * scale[slide]`. None leaves rows as stored.
+    """
+
+    key: str
+    fingerprint: str
+    parts: tuple[NDArray[Any], ...]
+    shift: NDArray[np.float32] | None = None
+    scale: NDArray[np.float32] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return int(self.parts[0].shape[-1])
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row: (dim,) or (tokens, dim)."""
+        return tuple(self.parts[0].shape[1:])
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows as stored; of the widest part where they differ."""
+        return np.result_type(*{part.dtype for part in self.parts})
+
+    @cached_property
+    def _lengths(self) -> Ints:
+        return np.array([len(part) for part in self.parts])
+
+    @cached_property
+    def _map(self) -> RowMap | None:
+        return RowMap(self.parts) if RowMap.serves(self.parts) else None  # type: ignore[arg-type]
+
+    def raw(self, slide: Ints, row: Ints) -> NDArray[Any]:
+        """Rows as stored, in the order asked for; they may repeat.
+
+        Parameters
+        ----------
+        slide, row
+            (m,) slide of the table, and row within its file.
+
+        Raises
+        ------
+        IndexError
+            If a slide has no such row.
+        """
+        out = np.empty((len(row), *self.row_shape), dtype=self.dtype)
+        self._take(slide, row, out)
+        return out
+
+    def gather(self, slide: Ints, row: Ints, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Rows as float32, standardised where the column says so, written into `out` (m, ...) where it is given."""
+        if out is None:
+            out = np.empty((len(row), *self.row_shape), dtype=np.float32)
+        between = (slice(None), *[None] * (len(self.row_shape) - 1), slice(None))  # tokens share their slide's numbers
+        step = max(BLOCK_BYTES // (int(np.prod(self.row_shape)) * self.dtype.itemsize), 1)
+        stored = np.empty((min(step, len(row)), *self.row_shape), dtype=self.dtype)
+        for start in range(0, len(row), step):
+            block = slice(start, min(start + step, len(row)))
+            here, values = slide[block], out[block]
+            part = stored[: len(here)]
+            self._take(here, row[block], part)
+            to_single(part, values)
+            if self.shift is not None and self.scale is not None:
+                values -= self.shift[here][between]
+                values *= self.scale[here][between]
+        return out
+
+    def select(self, slides: Ints) -> FeatureColumn:
+        """The same features of some slides, in the order given."""
+        return replace(
+            self,
+            parts=tuple(self.parts[one] for one in slides),
+            shift=None if self.shift is None else self.shift[slides],
+            scale=None if self.scale is None else self.scale[slides],
+        )
+
+    def _take(self, slide: Ints, row: Ints, out: NDArray[Any]) -> None:
+        """Copy rows as stored into `out`, which is contiguous and of `dtype`."""
+        outside = np.flatnonzero((row < 0) | (row >= self._lengths[slide]))
+        if len(outside):
+            one = outside[0]
+            msg = f"{self.key}: row {row[one]} of slide number {slide[one]}, which has {self._lengths[slide[one]]} rows"
+            raise IndexError(msg)
+        if self._map is not None:
+            self._map.take(self._map.first[slide] + row, out)
+            return
+        order = np.argsort(slide, kind="stable")
+        edges = np.searchsorted(slide[order], np.arange(len(self.parts) + 1))
+        for part, start, stop in zip(self.parts, edges[:-1], edges[1:], strict=True):
+            if start < stop:
+                here = order[start:stop]
+                out[here] = np.take(part.view(np.ndarray), row[here], axis=0)
+
+
+def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:
+    """Have a column z-score its rows, with statistics of each slide or of all slides together.
+
+    Parameters
+    ----------
+    within
+        "slide" or "cohort".
+
+    Notes
+    -----
+    Dimensions that do not vary get scale 0 rather than amplified rounding noise.
+    """
+    if within not in ("slide", "cohort"):
+        msg = f"standardise within {within!r}: choose slide or cohort"
+        raise StoreError(msg)
+    moments = [_moments(part) for part in column.parts]
+    n = np.array([rows for rows, _, _ in moments], dtype=np.float64)[:, None]  # (n_slides, 1)
+    mean = np.stack([m for _, m, _ in moments])  # (n_slides, dim)
+    square = np.stack([s for _, _, s in moments])
+    if within == "cohort":
+        mean = np.broadcast_to((n * mean).sum(0) / n.sum(), mean.shape)
+        square = np.broadcast_to((n * square).sum(0) / n.sum(), square.shape)
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+    rounding = max(float(np.finfo(part.dtype).eps) for part in column.parts) / 8  # what the stored type leaves of zero
+    silent = deviation <= rounding * (np.abs(mean) + 1e-3)
+    scale = np.where(silent, 0.0, 1.0 / np.where(silent, 1.0, deviation))
+    return replace(column, shift=mean.astype(np.float32), scale=scale.astype(np.float32))
+
+
+def _moments(part: NDArray[Any], *, step: int = 65536) -> tuple[int, Floats, Floats]:
+    """Rows, mean and mean square over rows (and tokens) of one slide, (dim,) in float64, read in steps."""
+    dim = part.shape[-1]
+    total, square, rows = np.zeros(dim), np.zeros(dim), 0
+    for start in range(0, len(part), step):
+        values = np.asarray(part[start : start + step], dtype=np.float64).reshape(-1, dim)
+        total += values.sum(0)
+        square += (values**2).sum(0)
+        rows += len(values)
+    return rows, total / max(rows, 1), square / max(rows, 1)

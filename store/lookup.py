@@ -1,0 +1,184 @@
+"""The search indexes of a store: built, brought up to date, opened and asked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import StoreError
+from .feature_column import FeatureColumn
+from .freshness import changed_slides, check_fresh, only_index
+from .index_build import add_slides, build_index, check_options, kind_for
+from .index_file import META, load_index, read_meta, save_index
+from .index_record import BuildOptions, IndexRecord
+from .look_alikes import LookAlikes, look_alikes
+from .naming import UNKNOWN_PATIENT
+from .schema import index_path
+from .search import Hit, SearchIndex, groups_of, hits, nearest_rows
+from .table import Table
+
+if TYPE_CHECKING:
+    from .store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of an index.
+
+    Attributes
+    ----------
+    added
+        Slides that were not in it before.
+    done
+        "built", "added to" or "unchanged".
+    why
+        Why an index that was there had to be built anew; empty where there was none.
+    """
+
+    index: SearchIndex
+    added: tuple[str, ...]
+    done: str
+    why: str = ""
+
+
+def update_index(store: Store, key: str, *, patches: str, standardised: str, options: BuildOptions) -> Built:
+    """Build the index of a key, or add the slides that came since, and keep it in the store.
+
+    Slides that went or changed, and other settings, need an index built anew, and get one.
+
+    Raises
+    ------
+    StoreError
+        If no slide has the key, it holds token grids, or an option is unknown.
+    """
+    check_options(options, standardised=standardised)
+    table = store.table(key, patches=patches, expression=False)
+    wanted = _record(store, table, key, patches=patches, standardised=standardised, options=options)
+    folder = index_path(store.path, wanted.name)
+    old, why = _kept(store, folder, wanted, options)
+    if old is None:
+        built = Built(build_index(table, wanted, options), wanted.slide_ids, "built", why)
+    else:
+        added = tuple(slide for slide in wanted.slide_ids if slide not in set(old.record.slide_ids))
+        if not added:
+            return Built(old, (), "unchanged")
+        slides = (*old.record.slide_ids, *added)
+        table = store.table(key, slides=slides, patches=patches, expression=False)
+        wanted = _record(store, table, key, patches=patches, standardised=standardised, options=options)
+        built = Built(add_slides(old, table, wanted, options), added, "added to")
+    save_index(folder, built.index)
+    return built
+
+
+def open_index(store: Store, key: str | None, *, patches: str, device: str = "cpu") -> SearchIndex:
+    """The index of a key (of the only one that is indexed where None), checked against the store.
+
+    A store keeps the last one that it opened, until its files change.
+
+    Raises
+    ------
+    StoreError
+        If there is none, it is damaged, or it no longer speaks of the store.
+    """
+    key = key or only_index(store.path, patches)
+    folder = index_path(store.path, f"{patches}.{key}")
+    stamp = (folder, device, _stamp(folder))
+    if stamp not in store.opened_indexes:
+        check_fresh(store, IndexRecord.from_json(read_meta(folder)["record"]))
+        index = load_index(folder, lambda record: _column(store, record), device=device)
+        store.opened_indexes.clear()
+        store.opened_indexes[stamp] = index
+    return store.opened_indexes[stamp]
+
+
+def search_patch(index: SearchIndex, slide_id: str, patch: int, k: int, *, exclude: str | None) -> tuple[Hit, ...]:
+    """Look-alikes of one patch; see `Store.search`."""
+    rows = index.rows_of(_number(index, slide_id, exclude=exclude))
+    if not 0 <= patch < len(rows):
+        msg = f"slide {slide_id!r} has patches 0 to {len(rows) - 1}, not {patch}"
+        raise StoreError(msg)
+    found = nearest_rows(index, rows[patch : patch + 1], k, exclude=exclude)
+    return hits(index, found[0][0], found[1][0])
+
+
+def search_slide(index: SearchIndex, slide_id: str, k: int, *, exclude: str | None) -> LookAlikes:
+    """Look-alikes of every patch of a slide; see `Store.search_slide`."""
+    number = _number(index, slide_id, exclude=exclude)
+    return look_alikes(index, number, k, exclude=exclude)
+
+
+def _number(index: SearchIndex, slide_id: str, *, exclude: str | None) -> int:
+    """Number of a slide in an index; warns where its patient cannot be left out."""
+    record = index.record
+    if slide_id not in record.slide_ids:
+        msg = f"slide {slide_id!r} is not in the index of {record.key}: run `tissuary index` again"
+        raise StoreError(msg)
+    number = record.slide_ids.index(slide_id)
+    groups_of(index, index.rows_of(number)[:0], exclude=exclude)  # refuses an unknown one before the warning
+    if exclude == "patient" and record.patient_ids[number].startswith(UNKNOWN_PATIENT):
+        log.warning("slide %s: its patient is unknown, so only the slide itself can be left out", slide_id)
+    return number
+
+
+def _record(
+    store: Store, table: Table, key: str, *, patches: str, standardised: str, options: BuildOptions
+) -> IndexRecord:
+    """What an index over a table is to be made of."""
+    return IndexRecord(
+        name=f"{patches}.{key}",
+        key=key,
+        patches=patches,
+        fingerprint=table.columns[key].fingerprint,
+        standardised=standardised,
+        metric=options.metric,
+        slide_ids=table.slide_ids,
+        patient_ids=table.patient_ids,
+        patches_digests=tuple(store.patches(slide, patches=patches).digest for slide in table.slide_ids),
+        mpp=tuple(store.slide(slide).mpp for slide in table.slide_ids),
+        kind=kind_for(options.kind, len(table)),
+    )
+
+
+def _kept(store: Store, folder: Path, wanted: IndexRecord, options: BuildOptions) -> tuple[SearchIndex | None, str]:
+    """The index that is there, if it can stay; else why not."""
+    if not (folder / META).is_file():
+        return None, ""
+    if options.rebuild:
+        return None, "a rebuild was asked for"
+    try:
+        record = IndexRecord.from_json(read_meta(folder)["record"])
+        why = _why_rebuild(store, record, wanted, options)
+        return (None, why) if why else (load_index(folder, lambda record: _column(store, record)), "")
+    except StoreError as error:
+        return None, str(error)
+
+
+def _why_rebuild(store: Store, record: IndexRecord, wanted: IndexRecord, options: BuildOptions) -> str:
+    """Why adding slides to an index would not give what is wanted; empty where it would."""
+    gone = set(record.slide_ids) - set(wanted.slide_ids)
+    if gone:
+        return f"{len(gone)} of its slides are gone"
+    for name in ("fingerprint", "standardised", "metric", "kind"):
+        if getattr(record, name) != getattr(wanted, name):
+            return f"its {name} was {getattr(record, name)}, now {getattr(wanted, name)}"
+    if record.ivf is not None and record.ivf.target != options.recall:
+        return f"its recall target was {record.ivf.target}, now {options.recall}"
+    changed = changed_slides(store, record)
+    return f"patches, patient or um/px of {', '.join(changed[:3])} changed" if changed else ""
+
+
+def _column(store: Store, record: IndexRecord) -> FeatureColumn:
+    """Features of the slides of an index, in its order."""
+    table = store.table(record.key, slides=record.slide_ids, patches=record.patches, expression=False)
+    return table.columns[record.key]
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of an index's files."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    stats = [(file.name, file.stat()) for file in files if not file.name.startswith(".")]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
