@@ -13,13 +13,16 @@ from ..store.errors import TissuaryError
 from .backbones import backbones
 from .compare import compare
 from .demo import demo
+from .export import export
 from .featurize import featurize
+from .import_ import import_
 from .index import index
 from .lists import expand_lists
 from .output import fail, result
 from .protocols import protocols
 from .search import search
 from .status import status
+from .verify import verify
 
 # Rich markup in the help text would cost 0.25 s of every start.
 app = typer.Typer(
@@ -30,8 +33,8 @@ app = typer.Typer(
     help="Feature store for histology: embed every patch once, search, and train expression heads in seconds.",
 )
 
-for verb in (demo, featurize, status, index, search, compare, protocols, backbones):
-    app.command()(verb)
+for verb in (demo, featurize, status, verify, index, search, compare, protocols, import_, export, backbones):
+    app.command(verb.__name__.rstrip("_"))(verb)  # `import` is a word of Python's own
 
 
 def _version(wanted: bool) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import console, print_json, result, say
+from .output import print_json, result, say
+
+if TYPE_CHECKING:
+    from ..store.catalog_rows import Folder
+
+_COLUMNS = ("patch set", "features", "slides", "patches", "dim", "type", "um/px", "fingerprint")
 
 
 def status(
@@ -15,67 +21,61 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Show slides, patients, patch sets, features and counts of a store."""
-    from ..store import Store
+    from ..store.catalog_file import load_folders  # and not the store, which waits for numpy
 
-    summary = summarise(Store(store))
+    summary = summarise(store, load_folders(store))
     if json:
         print_json(summary)
         return
-    from rich.table import Table
-
-    out = console()
     patients = f"{summary['patients']} patients ({summary['unknown_patients']} unknown)"
     size = f"{summary['bytes'] / 2**20:.1f} MiB"
     result(f"{summary['slides']} slides of {patients}, {summary['with_counts']} with counts, {size} in {store}")
-    table = Table("patch set", "features", "slides", "patches", "dim", "type", "um/px", "fingerprint", box=None)
-    for row in summary["features"]:
-        table.add_row(
-            row["patches"],
-            row["key"],
-            f"{row['slides']}/{summary['slides']}",
-            str(row["rows"]),
-            str(row["dim"]),
-            row["dtype"],
-            f"{row['mpp']:g}",
-            ", ".join(print_[:12] for print_ in row["fingerprints"]),
-        )
-    out.print(table)
+    for line in _aligned([_COLUMNS, *(_cells(row, summary["slides"]) for row in summary["features"])]):
+        result(line)
     for index in summary["indexes"]:
-        out.print(f"index {index}")
+        result(f"index {index}")
     for problem in summary["problems"]:
         say(f"PROBLEM {problem}")
 
 
-def summarise(store: Any) -> dict[str, Any]:
-    """The same as plain data."""
-    entries = store.entries
-    slides = [e for e in entries if e.kind == "slide"]
-    groups = sorted({(e.patches, e.key) for e in entries if e.kind == "features"})
-    features = []
-    for patches, key in groups:
-        own = [e for e in entries if (e.patches, e.key) == (patches, key)]
-        features.append(
-            {
-                "patches": patches,
-                "key": key,
-                "slides": len(own),
-                "rows": sum(e.rows for e in own),
-                "dim": max(e.dim for e in own),
-                "dtype": "/".join(sorted({e.dtype for e in own if e.dtype})),
-                "mpp": max(e.mpp for e in own),
-                "fingerprints": sorted({e.fingerprint for e in own if e.fingerprint}),
-            }
-        )
-    indexes = store.path / "indexes"
-    patients = {e.patient_id for e in slides}
+def summarise(root: Path, folders: Sequence[Folder]) -> dict[str, Any]:
+    """The same as plain data, from the columns of each folder."""
+    slides = [folder for folder in folders if folder.kind == "slide"]
+    indexes = root / "indexes"
+    patients = {patient for folder in slides for patient in folder.column("patient_id")}
     return {
-        "store": str(store.path),
-        "slides": len(slides),
+        "store": str(root),
+        "slides": sum(map(len, slides)),
         "patients": len(patients),
         "unknown_patients": sum(p.startswith("unknown:") for p in patients),
-        "with_counts": sum(e.kind == "expression" for e in entries),
-        "bytes": sum(e.size for e in entries),
-        "features": features,
+        "with_counts": sum(len(folder) for folder in folders if folder.kind == "expression"),
+        "bytes": sum(sum(folder.column("size")) for folder in folders),
+        "features": [_features(folder) for folder in folders if folder.kind == "features" and len(folder)],
         "indexes": sorted(p.name for p in indexes.iterdir() if p.name[0] != ".") if indexes.is_dir() else [],
-        "problems": [e.problem for e in entries if e.problem],
+        "problems": [problem for folder in folders for problem in folder.column("problem") if problem],
     }
+
+
+def _features(folder: Folder) -> dict[str, Any]:
+    return {
+        "patches": folder.patches,
+        "key": folder.key,
+        "slides": len(folder),
+        "rows": sum(folder.column("rows")),
+        "dim": max(folder.column("dim")),
+        "dtype": "/".join(sorted(set(folder.column("dtype")) - {""})),
+        "mpp": max(folder.column("mpp")),
+        "fingerprints": sorted(set(folder.column("fingerprint")) - {""}),
+    }
+
+
+def _cells(row: dict[str, Any], slides: int) -> tuple[str, ...]:
+    prints = ", ".join(fingerprint[:12] for fingerprint in row["fingerprints"])
+    done, mpp = f"{row['slides']}/{slides}", f"{row['mpp']:g}"
+    return (row["patches"], row["key"], done, str(row["rows"]), str(row["dim"]), row["dtype"], mpp, prints)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines whose columns start at the same place (rich would cost a quarter of the whole command)."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

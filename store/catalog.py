@@ -4,187 +4,153 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 from .atomic import atomic_path
+from .catalog_file import CATALOG, load_folders, write_columns
+from .catalog_rows import Entry, Folder, to_columns
 from .errors import StoreError
-from .expression import read_expression
-from .feature_file import read_features
-from .patch_file import read_patches
-from .slide_file import read_slide
+from .expression import Expression, read_expression
+from .feature_file import FeatureFile, read_features
+from .patch_file import Patches, read_patches
+from .slide_file import SlideRecord, read_slide
 
 if TYPE_CHECKING:
     import polars
 
+__all__ = ["CATALOG", "Entry", "load_catalog"]
+
 log = logging.getLogger(__name__)
 
-CATALOG = "catalog.parquet"
+Contents = SlideRecord | Patches | FeatureFile | Expression
 
+_THREADS = 4
+"""Counts are hashed beside one another; HDF5 itself is used by one thread at a time."""
 
-@dataclass(frozen=True)
-class Entry:
-    """One file of a store.
+_KNOWN = Entry._fields.index("mtime_ns") + 1
+"""So many fields of a row say which file it is, and in which state."""
 
-    Attributes
-    ----------
-    kind
-        "slide", "patches", "features" or "expression".
-    path
-        Relative to the store.
-    size, mtime_ns
-        As the file system says; a difference makes the row stale.
-    rows, dim, tokens
-        Of patches, features and counts; 0 where it has no meaning.
-    sha256
-        Of expression files.
-    problem
-        Why the file cannot be read; empty where it can.
-    """
-
-    kind: str
-    slide_id: str
-    patches: str
-    key: str
-    path: str
-    size: int
-    mtime_ns: int
-    patient_id: str = ""
-    mpp: float = 0.0
-    rows: int = 0
-    dim: int = 0
-    tokens: int = 0
-    dtype: str = ""
-    fingerprint: str = ""
-    sha256: str = ""
-    problem: str = ""
+_MANY = 2000
+"""Files to open from which a user is told what takes so long."""
 
 
 def load_catalog(root: Path) -> tuple[Entry, ...]:
     """Return the catalogue of a store, reading only the files that changed since it was written.
 
-    Machines without polars, and folders that cannot be written, get the same rows without the Parquet file.
+    Folders that cannot be written get the same rows without the files; machines without polars, without the Parquet.
 
     Raises
     ------
     StoreError
         If `root` is no folder.
     """
-    if not root.is_dir():
-        msg = f"{root} is no store: there is no such folder. Make one with `tissuary featurize SOURCE --store {root}`."
-        raise StoreError(msg)
-    known = {entry.path: entry for entry in _read_parquet(root / CATALOG)}
-    listed = list(_list_files(root))
-    entries = tuple(
-        known[found.path]
-        if found.path in known and (known[found.path].size, known[found.path].mtime_ns) == (found.size, found.mtime_ns)
-        else _describe(root, found)
-        for found in listed
+    return tuple(entry for folder in load_folders(root) for entry in folder.entries())
+
+
+def rebuild(root: Path, listed: Sequence[Folder], saved: Sequence[Folder] = ()) -> tuple[Folder, ...]:
+    """Open what is new or changed, keep the other rows, and write all of them.
+
+    Parameters
+    ----------
+    listed
+        The files as they are.
+    saved
+        Rows of an earlier catalogue.
+    """
+    known = {entry[:_KNOWN]: entry for folder in saved for entry in folder.entries()}
+    found = {folder.path: list(folder.entries()) for folder in listed}
+    new = [entry for entries in found.values() for entry in entries if entry[:_KNOWN] not in known]
+    if len(new) > _MANY:
+        log.warning("the catalogue of %s reads what %d files say of themselves; this happens once", root, len(new))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        opened = {entry[:_KNOWN]: entry for entry in pool.map(lambda entry: _opened(root, entry), new)}
+    known |= opened
+    folders = tuple(
+        replace(folder, columns=to_columns([known[entry[:_KNOWN]] for entry in found[folder.path]]))
+        for folder in listed
     )
-    if set(entries) != set(known.values()):
-        _write_parquet(root / CATALOG, entries)
-    return entries
+    try:
+        _write_parquet(root / CATALOG, [entry for folder in folders for entry in folder.entries()])
+        write_columns(root, folders)
+    except StoreError as error:
+        log.debug("catalogue kept in memory only: %s", error)
+    return folders
 
 
-def to_frame(entries: tuple[Entry, ...]) -> polars.DataFrame:
+def to_frame(entries: Sequence[Entry]) -> polars.DataFrame:
     """The catalogue as a polars frame, one row a file."""
     import polars
 
-    types = {"int": polars.Int64, "float": polars.Float64, "str": polars.String}
-    schema = {field.name: types[str(field.type)] for field in fields(Entry)}
-    return polars.DataFrame([asdict(entry) for entry in entries], schema=schema)
+    types = {int: polars.Int64, float: polars.Float64, str: polars.String}
+    schema = {name: types[kind] for name, kind in get_type_hints(Entry).items()}
+    columns = zip(*entries, strict=True) if entries else [()] * len(schema)
+    return polars.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
 
 
-def _list_files(root: Path) -> Iterator[Entry]:
-    """Every file of the four kinds, undescribed, in a fixed order. Partial files start with a dot."""
-    for path in _files(root / "slides", ".h5"):
-        yield _found(root, path, kind="slide")
-    for folder in _folders(root / "patches"):
-        for path in _files(folder, ".h5"):
-            yield _found(root, path, kind="patches", patches=folder.name)
-    for folder in _folders(root / "features"):
-        for key in _folders(folder):
-            for path in _files(key, ".h5"):
-                yield _found(root, path, kind="features", patches=folder.name, key=key.name)
-    for path in _files(root / "expression", ".h5ad"):
-        yield _found(root, path, kind="expression")
+def fill_in(entry: Entry, contents: Contents, *, sha256: str = "") -> Entry:
+    """The row of a file with what its contents say."""
+    if isinstance(contents, SlideRecord):
+        if contents.slide_id != entry.slide_id:
+            problem = f"{entry.path} says that it is slide {contents.slide_id}: it was renamed or copied"
+            return entry._replace(problem=problem)
+        return entry._replace(patient_id=contents.patient_id, mpp=contents.mpp)
+    if isinstance(contents, Patches):
+        return entry._replace(rows=len(contents))
+    if isinstance(contents, Expression):
+        rows, genes = contents.counts.shape
+        return entry._replace(rows=rows, dim=genes, sha256=sha256)
+    shape = contents.features.shape
+    return entry._replace(
+        rows=shape[0],
+        dim=shape[-1],
+        tokens=shape[1] if len(shape) == 3 else 0,
+        dtype=contents.features.dtype.name,
+        fingerprint=contents.header.fingerprint,
+        mpp=contents.header.mpp,
+    )
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(p for p in parent.iterdir() if p.is_dir() and p.name[0] != ".") if parent.is_dir() else []
+def read_contents(path: Path, kind: str) -> Contents:
+    """Open a file of one of the four kinds.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged, foreign or of another version.
+    """
+    if kind == "slide":
+        return read_slide(path)
+    if kind == "patches":
+        return read_patches(path)
+    return read_expression(path) if kind == "expression" else read_features(path)
 
 
-def _files(parent: Path, suffix: str) -> list[os.DirEntry[str]]:
-    if not parent.is_dir():
-        return []
-    with os.scandir(parent) as found:
-        return sorted((e for e in found if e.name.endswith(suffix) and e.name[0] != "."), key=lambda e: e.name)
+def file_sha256(path: Path) -> str:
+    """sha256 over all bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _found(root: Path, file: os.DirEntry[str], *, kind: str, patches: str = "", key: str = "") -> Entry:
-    stat = file.stat()
-    path = Path(file.path)
-    slide_id = path.name.removesuffix(path.suffix)
-    relative = path.relative_to(root).as_posix()
-    return Entry(kind, slide_id, patches, key, relative, stat.st_size, stat.st_mtime_ns)
-
-
-def _describe(root: Path, entry: Entry) -> Entry:
-    """Fill in what the file says of itself; a damaged file is a row with a problem, not a failure of the whole."""
+def _opened(root: Path, entry: Entry) -> Entry:
+    """Open a file for its row; a damaged file is a row with a problem, not a failure of the whole."""
     path = root / entry.path
     try:
-        if entry.kind == "slide":
-            slide = read_slide(path)
-            if slide.slide_id != entry.slide_id:
-                return replace(
-                    entry, problem=f"{path} says that it is slide {slide.slide_id}: it was renamed or copied"
-                )
-            return replace(entry, patient_id=slide.patient_id, mpp=slide.mpp)
-        if entry.kind == "patches":
-            return replace(entry, rows=len(read_patches(path)))
-        if entry.kind == "expression":
-            rows, genes = read_expression(path).counts.shape
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return replace(entry, rows=rows, dim=genes, sha256=sha256)
-        opened = read_features(path)
-        shape = opened.features.shape
-        return replace(
-            entry,
-            rows=shape[0],
-            dim=shape[-1],
-            tokens=shape[1] if len(shape) == 3 else 0,
-            dtype=opened.features.dtype.name,
-            fingerprint=opened.header.fingerprint,
-            mpp=opened.header.mpp,
-        )
-    except StoreError as error:
+        contents = read_contents(path, entry.kind)
+        return fill_in(entry, contents, sha256=file_sha256(path) if entry.kind == "expression" else "")
+    except (StoreError, OSError) as error:
         log.warning("%s", error)
-        return replace(entry, problem=str(error))
+        return entry._replace(problem=str(error))
 
 
-def _read_parquet(path: Path) -> tuple[Entry, ...]:
-    try:
-        import polars
-    except ImportError:
-        return ()
-    if not path.is_file():
-        return ()
-    try:
-        rows = polars.read_parquet(path).to_dicts()
-        return tuple(Entry(**row) for row in rows)
-    except (polars.exceptions.PolarsError, OSError, TypeError) as error:
-        log.warning("%s cannot be read (%s); it is rebuilt from the files", path, error)
-        return ()
-
-
-def _write_parquet(path: Path, entries: tuple[Entry, ...]) -> None:
+def _write_parquet(path: Path, entries: Sequence[Entry]) -> None:
     try:
         frame = to_frame(entries)
-        with atomic_path(path) as temporary:
-            frame.write_parquet(temporary)
-    except (ImportError, StoreError) as error:
-        log.debug("catalogue kept in memory only: %s", error)
+    except ImportError:
+        path.unlink(missing_ok=True)  # it speaks of files that changed since, and nobody here can mend it
+        return
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary)

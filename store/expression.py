@@ -11,8 +11,10 @@ from scipy.sparse import csr_matrix
 
 from .arrays import Strings
 from .atomic import atomic_path
-from .errors import StoreError
+from .checksums import seal_datasets
+from .errors import DamagedFileError, StoreError
 from .patch_file import Patches
+from .schema import EXPRESSION, open_h5
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Expression:
 
 
 def write_expression(path: Path, expression: Expression, patches: Patches, *, slide_id: str) -> None:
-    """Write counts as AnnData (`X` raw counts, `obsm["spatial"]` level-0 centres).
+    """Write counts as AnnData (`X` raw counts, `obsm["spatial"]` level-0 centres), a checksum on every dataset.
 
     Raises
     ------
@@ -43,6 +45,7 @@ def write_expression(path: Path, expression: Expression, patches: Patches, *, sl
         If rows are not those of the patch set, in its order, or genes repeat.
     """
     import anndata
+    import h5py
     import pandas
 
     if len(expression.barcode) != len(patches) or (expression.barcode != patches.barcode).any():
@@ -63,6 +66,8 @@ def write_expression(path: Path, expression: Expression, patches: Patches, *, sl
     )
     with atomic_path(path, once=True) as temporary:
         adata.write_h5ad(temporary)
+        with h5py.File(temporary, "r+") as file:
+            seal_datasets(file)
 
 
 def read_expression(path: Path) -> Expression:
@@ -71,28 +76,28 @@ def read_expression(path: Path) -> Expression:
     Raises
     ------
     StoreError
-        If the file is missing, damaged, or does not hold sparse rows as written here.
+        If the file is missing, damaged, no AnnData, or does not hold sparse rows as written here.
     """
-    import h5py
-
     if not path.is_file():
         msg = f"{path} does not exist: this slide has no counts"
         raise StoreError(msg)
-    try:
-        with h5py.File(path, "r") as file:
-            matrix = file["X"]
-            if matrix.attrs.get("encoding-type") != "csr_matrix":
-                msg = f"{path}: X is {matrix.attrs.get('encoding-type', 'of no known kind')}; wanted csr_matrix"
-                raise StoreError(msg)
-            counts = csr_matrix(
-                (matrix["data"][()], matrix["indices"][()], matrix["indptr"][()]), shape=tuple(matrix.attrs["shape"])
-            )
-            return Expression(counts, _index(file["var"]), _index(file["obs"]))
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        msg = f"{path} cannot be read as sparse AnnData ({error}): delete it and run featurize again"
-        raise StoreError(msg) from error
+    with open_h5(path, EXPRESSION) as file:
+        matrix = file["X"]
+        if matrix.attrs.get("encoding-type") != "csr_matrix":
+            msg = f"{path}: X is {matrix.attrs.get('encoding-type', 'of no known kind')}; wanted csr_matrix"
+            raise StoreError(msg)
+        counts = csr_matrix(
+            (matrix["data"][()], matrix["indices"][()], matrix["indptr"][()]), shape=tuple(matrix.attrs["shape"])
+        )
+        counts.check_format(full_check=True)  # scipy trusts indices, and would read beyond its arrays
+        genes, barcode = _index(file["var"]), _index(file["obs"])
+    if counts.shape != (len(barcode), len(genes)):
+        msg = (
+            f"{path}: X has shape {counts.shape} for {len(barcode)} barcodes and {len(genes)} genes; "
+            "delete it and run featurize again"
+        )
+        raise DamagedFileError(msg)
+    return Expression(counts, genes, barcode)
 
 
 def _index(frame: Any) -> Strings:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import FingerprintError, StoreError
-from .search import SearchIndex
+from .index_record import IndexRecord
 
 if TYPE_CHECKING:
     from .store import Store
@@ -23,30 +23,43 @@ def only_index(root: Path, patches: str) -> str:
     return keys[0]
 
 
-def check_fresh(store: Store, index: SearchIndex) -> None:
-    """Refuse an index whose rows are no longer those of the store."""
-    record = index.record
-    now = store.slides_with([record.key], patches=record.patches)
+def check_fresh(store: Store, record: IndexRecord) -> None:
+    """Refuse an index whose rows are no longer those of the store.
+
+    Raises
+    ------
+    FingerprintError
+        If the features were made by another encoder.
+    StoreError
+        If slides came, went or changed.
+    """
     mine = [e for e in store.entries if (e.patches, e.key) == (record.patches, record.key) and not e.problem]
-    prints = {e.fingerprint for e in mine}
-    if prints != {record.fingerprint}:
+    if {e.fingerprint for e in mine} != {record.fingerprint}:
         msg = f"the index of {record.key} was made from other features: run `tissuary index {store.path}` again"
         raise FingerprintError(msg)
-    if now != record.slide_ids:
+    now = store.slides_with([record.key], patches=record.patches)
+    if set(now) != set(record.slide_ids):
+        new = len(set(now) - set(record.slide_ids))
         msg = (
-            f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(now)}: "
+            f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(now)} ({new} new): "
             f"run `tissuary index {store.path}` again"
         )
         raise StoreError(msg)
-    slides = [store.slide(slide_id) for slide_id in now]
-    known = (
-        tuple(store.patches(slide_id, patches=record.patches).digest for slide_id in now),
-        tuple(slide.patient_id for slide in slides),
-        tuple(slide.mpp for slide in slides),
-    )
-    if known != (record.patches_digests, record.patient_ids, record.mpp):
+    if changed_slides(store, record):
         msg = (
             f"patches, patients or um/px of slides changed since {record.key} was indexed: "
             f"run `tissuary index {store.path}` again"
         )
         raise StoreError(msg)
+
+
+def changed_slides(store: Store, record: IndexRecord) -> tuple[str, ...]:
+    """Slides of an index whose patches, patient or um/px are no longer what it knows."""
+    known = zip(record.slide_ids, record.patches_digests, record.patient_ids, record.mpp, strict=True)
+    changed = []
+    for slide_id, digest, patient_id, mpp in known:
+        slide = store.slide(slide_id)
+        now = (store.patches(slide_id, patches=record.patches).digest, slide.patient_id, slide.mpp)
+        if now != (digest, patient_id, mpp):
+            changed.append(slide_id)
+    return tuple(changed)

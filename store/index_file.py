@@ -1,10 +1,11 @@
-"""A search index on disk: the FAISS index, the row map, the standardisation, and what they are made of."""
+"""A search index on disk: vectors or inverted lists, the row map, the standardisation, and what they are made of."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,20 @@ import numpy as np
 
 from .atomic import atomic_path
 from .errors import MissingDependencyError, StoreError
-from .nearest import FaissFlat
+from .feature_column import FeatureColumn
+from .index_record import IndexRecord
+from .ivf import IvfIndex
+from .nearest import flat_index
+from .nearest_flat import BLOCK_ROWS, FlatIndex
 from .schema import INDEX
-from .search import IndexRecord, SearchIndex
+from .search import SearchIndex
+from .stored_vectors import StoredVectors
 
-_META = "index.json"
+META = "index.json"
+
+ARRAYS = ("slide", "row", "center_um", "shift", "scale")
+
+_NO_DIGEST = "0" * 64
 
 
 def save_index(folder: Path, index: SearchIndex) -> None:
@@ -28,88 +38,142 @@ def save_index(folder: Path, index: SearchIndex) -> None:
 
     Raises
     ------
-    MissingDependencyError
-        If FAISS is not installed.
     StoreError
         If the folder cannot be written.
     """
-    if not isinstance(index.flat, FaissFlat):
-        msg = "a search index is kept by FAISS, which is not installed: pip install 'tissuary[cpu]' (or [gpu])"
-        raise MissingDependencyError(msg)
     version = uuid.uuid4().hex[:8]
-    files = {"faiss": f"vectors-{version}.faiss", "rows": f"rows-{version}.npz"}
-    with atomic_path(folder / files["faiss"]) as temporary:
-        _write_faiss(index.flat, temporary)
+    ending = "npy" if index.ivf is None else "faiss"
+    files = {"vectors": f"vectors-{version}.{ending}", "rows": f"rows-{version}.npz"}
+    with atomic_path(folder / files["vectors"]) as temporary:
+        _write_vectors(index, temporary)
     with atomic_path(folder / files["rows"]) as temporary, temporary.open("wb") as file:
-        arrays = {name: getattr(index, name) for name in ("slide", "row", "center_um", "shift", "scale")}
-        np.savez(file, **arrays)
+        np.savez(file, **{name: getattr(index, name) for name in ARRAYS})
     meta = {
         "encoding-type": INDEX.type,
         "encoding-version": INDEX.version,
         "record": asdict(index.record),
         "files": files,
         "sha256": {name: _sha256(folder / name) for name in files.values()},
+        "digest": _NO_DIGEST,
     }
-    with atomic_path(folder / _META) as temporary:
-        temporary.write_text(json.dumps(meta, indent=1))
+    text = json.dumps(meta, indent=1).encode()
+    with atomic_path(folder / META) as temporary:
+        temporary.write_bytes(text.replace(_NO_DIGEST.encode(), own_digest(text, _NO_DIGEST).encode()))
     for old in folder.iterdir():
-        if old.name not in (_META, *files.values()) and not old.name.startswith("."):
+        if old.name not in (META, *files.values()) and not old.name.startswith("."):
             old.unlink(missing_ok=True)
 
 
-def load_index(folder: Path) -> SearchIndex:
+def load_index(
+    folder: Path, open_column: Callable[[IndexRecord], FeatureColumn] | None = None, *, device: str = "cpu"
+) -> SearchIndex:
     """Read an index folder.
+
+    Parameters
+    ----------
+    open_column
+        Opens the features of the index's slides, in its order; needed for inverted lists only, whose candidates are
+        scored with the features as they are stored.
+    device
+        Where an exact index searches: "cpu", "cuda" or "auto".
 
     Raises
     ------
     StoreError
-        If it is missing, of another version, or its files are not those that were written.
+        If it is missing, of another version, its files are not those that were written, or `open_column` is needed.
     MissingDependencyError
-        If FAISS is not installed.
+        If it is made of inverted lists and FAISS is not installed.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        msg = "reading a search index needs FAISS: pip install 'tissuary[cpu]' (or [gpu])"
-        raise MissingDependencyError(msg) from error
-    meta = _read_meta(folder)
+    meta = read_meta(folder)
     for name, digest in meta["sha256"].items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
             msg = f"{folder / name} is missing or not what was written: run `tissuary index` again"
             raise StoreError(msg)
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in meta["record"].items()}
+    record = IndexRecord.from_json(meta["record"])
     with np.load(folder / meta["files"]["rows"], allow_pickle=False) as rows:
-        arrays = {name: rows[name] for name in ("slide", "row", "center_um", "shift", "scale")}
-    flat = FaissFlat(faiss.read_index(str(folder / meta["files"]["faiss"])))
-    return SearchIndex(record=IndexRecord(**fields), flat=flat, **arrays)
+        arrays = {name: rows[name] for name in ARRAYS}
+    path = folder / meta["files"]["vectors"]
+    if record.kind == "exact":
+        base = np.load(path, allow_pickle=False)
+        return SearchIndex(record, flat_index(base, longest=record.longest, device=device), **arrays)
+    if open_column is None:
+        msg = f"the inverted lists of {folder} are scored with the features: open them through `Store`"
+        raise StoreError(msg)
+    column = open_column(record)
+    column = FeatureColumn(column.key, column.fingerprint, column.parts, arrays["shift"], arrays["scale"])
+    unit = record.metric == "cosine"
+    flat = StoredVectors(column, arrays["slide"], arrays["row"], unit=unit, longest=record.longest)
+    return SearchIndex(record, flat, **arrays, ivf=_read_ivf(path))
 
 
-def _write_faiss(flat: FaissFlat, path: Path) -> None:
+def read_meta(folder: Path) -> dict[str, Any]:
+    """`index.json` of an index folder, checked against its own digest.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, of another version, or not what was written.
+    """
+    path = folder / META
+    if not path.is_file():
+        msg = f"there is no index {folder.name!r} in this store: make it with `tissuary index {folder.parent.parent}`"
+        raise StoreError(msg)
+    raw = path.read_bytes()
+    try:
+        meta: dict[str, Any] = json.loads(raw)
+        found = (meta.get("encoding-type"), meta.get("encoding-version"))
+    except (ValueError, AttributeError) as error:
+        msg = f"{path} is no JSON of an index ({error}): run `tissuary index` again"
+        raise StoreError(msg) from error
+    if found != (INDEX.type, INDEX.version):
+        wanted = f"{INDEX.type} version {INDEX.version}"
+        msg = f"{path} is {found[0]} version {found[1]}; wanted {wanted}: run `tissuary index` again"
+        raise StoreError(msg)
+    digest = str(meta.get("digest"))
+    if own_digest(raw, digest) != digest:
+        msg = f"{path} is not what was written: run `tissuary index` again"
+        raise StoreError(msg)
+    return meta
+
+
+def own_digest(raw: bytes, digest: str) -> str:
+    """sha256 of the bytes of `index.json`, in which its own digest counts as zeros."""
+    given, blank = (f'"digest": "{value}"'.encode() for value in (digest, _NO_DIGEST))
+    return hashlib.sha256(raw.replace(given, blank)).hexdigest()
+
+
+def _write_vectors(index: SearchIndex, path: Path) -> None:
+    if index.ivf is None:
+        _write_npy(index.flat, path)
+        return
     import faiss
 
     try:
-        faiss.write_index(flat.index, str(path))
+        faiss.write_index(index.ivf.index, str(path))
     except RuntimeError as error:  # FAISS reports a full disk so
         msg = f"cannot write {path.parent}: {error}. Free some space and run `tissuary index` again."
         raise StoreError(msg) from error
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / _META
-    if not path.is_file():
-        msg = f"there is no index {folder.name!r} in this store: make it with `tissuary index {folder.parent.parent}`"
-        raise StoreError(msg)
+def _write_npy(flat: FlatIndex, path: Path) -> None:
+    """All vectors as one `.npy`, a block at a time, so that an index on a GPU needs no second copy."""
+    n = flat.ntotal
+    dim = flat.vectors(np.zeros(min(n, 1), dtype=np.int64)).shape[1]
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (n, dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, n, BLOCK_ROWS):
+            rows = np.arange(start, min(start + BLOCK_ROWS, n))
+            file.write(np.ascontiguousarray(flat.vectors(rows), dtype="<f4").tobytes())
+
+
+def _read_ivf(path: Path) -> IvfIndex:
     try:
-        meta: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        msg = f"{path} is no JSON ({error}): run `tissuary index` again"
-        raise StoreError(msg) from error
-    found = (meta.get("encoding-type"), meta.get("encoding-version"))
-    if found != (INDEX.type, INDEX.version):
-        wanted = f"{INDEX.type} version {INDEX.version}"
-        msg = f"{path} is {found[0]} version {found[1]}; wanted {wanted}: run `tissuary index` again"
-        raise StoreError(msg)
-    return meta
+        import faiss
+    except ImportError as error:
+        msg = "reading inverted lists needs FAISS: pip install 'tissuary[cpu]' (or [gpu])"
+        raise MissingDependencyError(msg) from error
+    return IvfIndex(faiss.read_index(str(path)))
 
 
 def _sha256(path: Path) -> str:

@@ -1,138 +1,108 @@
-"""Exact nearest rows in feature space, on arrays: FAISS where it is installed, else numpy in blocks."""
+"""Exact nearest rows in feature space, on arrays: an index proposes in fp32, float64 decides."""
 
 from __future__ import annotations
-
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Bools, Floats, Ints
+from .arrays import Floats, Ints
 from .errors import StoreError
+from .nearest_flat import FaissFlat, FlatIndex, Groups, NumpyFlat
+
+__all__ = ["FaissFlat", "FlatIndex", "Groups", "NumpyFlat", "flat_index", "score", "search_exact", "unit_rows"]
 
 MARGIN = 16
-"""Candidates fetched beyond k, so that fp32 rounding cannot push out a true neighbour."""
+"""Candidates fetched beyond k, so that fp32 rounding seldom asks for a second look."""
 
-ROUNDING = 1e-5
-"""Bound on the fp32 error of an inner product of unit vectors, with room to spare."""
-
-
-class FlatIndex(Protocol):
-    """Finds the rows of largest inner product and gives their vectors back."""
-
-    ntotal: int
-
-    def top(self, queries: NDArray[np.float32], k: int, allowed: Bools | None) -> tuple[Floats, Ints]:
-        """Scores and rows (m, k), best first; row -1 where fewer are allowed."""
-        ...
-
-    def vectors(self, rows: Ints) -> NDArray[np.float32]:
-        """The stored vectors (len(rows), dim)."""
-        ...
+SCORED_BYTES = 4 * 2**20
+"""Candidates are scored again so many bytes at a time: as many as stay in the cache."""
 
 
-class NumpyFlat:
-    """Brute force in blocks of queries, for machines without FAISS."""
+def flat_index(base: NDArray[np.float32], *, longest: float = 1.0, device: str = "cpu") -> FlatIndex:
+    """The fastest exact index that this machine has over `base` (n, dim), whose longest row is `longest`.
 
-    def __init__(self, base: NDArray[np.float32]) -> None:
-        self.base, self.ntotal = base, len(base)
+    Parameters
+    ----------
+    device
+        "cpu", "cuda", or "auto": the GPU where torch or FAISS sees one.
 
-    def top(self, queries: NDArray[np.float32], k: int, allowed: Bools | None) -> tuple[Floats, Ints]:
-        """See `FlatIndex`."""
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        width = min(k, self.ntotal)
-        for start in range(0, len(queries), 256):
-            block = queries[start : start + 256] @ self.base.T  # (m, n)
-            if allowed is not None:
-                block[:, ~allowed] = -np.inf
-            best = np.argpartition(-block, width - 1, axis=1)[:, :width]
-            value = np.take_along_axis(block, best, axis=1)
-            order = np.argsort(-value, axis=1, kind="stable")
-            stop = start + len(block)
-            scores[start:stop, :width] = np.take_along_axis(value, order, axis=1)
-            rows[start:stop, :width] = np.take_along_axis(best, order, axis=1)
-        rows[np.isneginf(scores)] = -1
-        return scores, rows
+    Raises
+    ------
+    StoreError
+        If a GPU is asked for and there is none.
+    """
+    if device != "cpu":
+        from .nearest_gpu import gpu_flat
 
-    def vectors(self, rows: Ints) -> NDArray[np.float32]:
-        """See `FlatIndex`."""
-        return self.base[rows]
-
-
-class FaissFlat:
-    """`faiss.IndexFlatIP` behind the same door."""
-
-    def __init__(self, index: Any) -> None:
-        self.index, self.ntotal = index, int(index.ntotal)
-
-    @classmethod
-    def build(cls, base: NDArray[np.float32]) -> FaissFlat:
-        """Index the rows of `base` (n, dim).
-
-        Raises
-        ------
-        ImportError
-            If FAISS is not installed.
-        """
-        import faiss
-
-        index = faiss.IndexFlatIP(base.shape[1])
-        index.add(np.ascontiguousarray(base))
-        return cls(index)
-
-    def top(self, queries: NDArray[np.float32], k: int, allowed: Bools | None) -> tuple[Floats, Ints]:
-        """See `FlatIndex`."""
-        import faiss
-
-        parameters = None
-        if allowed is not None:
-            bitmap = np.packbits(allowed, bitorder="little")
-            # The selector keeps a bare pointer into the bitmap, which therefore stays a local name until the end.
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))
-        scores, rows = self.index.search(np.ascontiguousarray(queries), k, params=parameters)
-        return scores, rows
-
-    def vectors(self, rows: Ints) -> NDArray[np.float32]:
-        """See `FlatIndex`."""
-        found: NDArray[np.float32] = self.index.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
-        return found
-
-
-def flat_index(base: NDArray[np.float32]) -> FlatIndex:
-    """The fastest exact index that this machine can build over `base` (n, dim)."""
+        found = gpu_flat(base, longest=longest, device=device)
+        if found is not None:
+            return found
     try:
-        return FaissFlat.build(base)
+        return FaissFlat(base, longest=longest)
     except ImportError:
-        return NumpyFlat(base)
+        return NumpyFlat(base, longest=longest)
 
 
 def unit_rows(values: Floats) -> NDArray[np.float32]:
     """Rows scaled to length one, norms in float64; rows of zeros stay zero."""
-    wide = np.asarray(values, dtype=np.float64)
-    norm = np.sqrt((wide**2).sum(axis=1, keepdims=True))
-    return np.asarray(wide / np.where(norm > 0, norm, 1.0), dtype=np.float32)
+    out = np.empty(values.shape, dtype=np.float32)
+    for start in range(0, len(values), 4096):  # a float64 copy of all rows at once would not fit
+        wide = np.asarray(values[start : start + 4096], dtype=np.float64)
+        norm = np.sqrt((wide**2).sum(axis=1, keepdims=True))
+        out[start : start + 4096] = wide / np.where(norm > 0, norm, 1.0)
+    return out
 
 
 def search_exact(
-    index: FlatIndex, queries: NDArray[np.float32], k: int, *, allowed: Bools | None = None
+    index: FlatIndex, queries: NDArray[np.float32], k: int, *, groups: Groups | None = None, own: Ints | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The k rows of largest inner product among those allowed, ties broken by row.
+    """The k rows of largest inner product, ties broken by row.
 
-    The index proposes in fp32; the proposal is scored again in float64, and widened until no row outside it could
-    belong to the answer.
+    The index proposes; the proposal is scored again in float64, and widened until no row outside it could belong to
+    the answer.
 
     Parameters
     ----------
     queries
-        (m, dim) unit vectors.
-    allowed
-        (n,) True for rows that may be returned; all where not given.
+        (m, dim) vectors.
+    groups
+        Leaves the rows of each query's own group out.
+    own
+        (m,) row of each query in the index, which is left out; -1 where it has none.
 
     Returns
     -------
     tuple
-        Scores (m, k) float64 and rows (m, k), k at most the number of rows; -inf and -1 where fewer are allowed.
+        Scores (m, k) float64 and rows (m, k), k at most the number of rows; -inf and -1 where a query may get fewer.
+
+    Raises
+    ------
+    StoreError
+        If k is not positive.
+    """
+    k = checked_k(k, index.ntotal)
+    scores = np.full((len(queries), k), -np.inf)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    possible = np.full(len(queries), index.ntotal) if groups is None else groups.possible()
+    length = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1)) if len(queries) else np.zeros(0)
+    for blank in np.flatnonzero(length == 0):  # equally far from all rows: the first ones win the tie
+        first = _first_rows(index.ntotal, k, groups=groups, own=own, query=int(blank))
+        rows[blank, : len(first)], scores[blank, : len(first)] = first, 0.0
+    open_, fetch = np.flatnonzero((length > 0) & (possible > 0)), k + MARGIN + (own is not None)
+    while len(open_):
+        fetch = min(fetch, int(possible[open_].max()))
+        rough, found = index.top(queries[open_], fetch, None if groups is None else groups.of(open_))
+        exact, kept = score(index, queries[open_], found, k=k, own=None if own is None else own[open_])
+        scores[open_, : exact.shape[1]], rows[open_, : exact.shape[1]] = exact, kept
+        # A row that was not proposed scores at most the last proposal plus its rounding.
+        unsure = rough[:, -1] + index.rounding * length[open_] >= scores[open_, k - 1]
+        open_ = open_[unsure & (fetch < possible[open_])]
+        fetch *= 2
+    return scores, rows
+
+
+def checked_k(k: int, ntotal: int) -> int:
+    """K, at most the number of rows.
 
     Raises
     ------
@@ -142,32 +112,34 @@ def search_exact(
     if k < 1:
         msg = f"k = {k}: ask for at least one neighbour"
         raise StoreError(msg)
-    k = min(k, max(index.ntotal, 1))  # a k beyond the store is all of it
-    possible = index.ntotal if allowed is None else int(allowed.sum())
-    scores = np.full((len(queries), k), -np.inf)
-    rows = np.full((len(queries), k), -1, dtype=np.int64)
-    if not queries.any(axis=1).all():  # a query of zeros is equally far from all rows: the first ones win the tie
-        first = np.arange(index.ntotal) if allowed is None else np.flatnonzero(allowed)
-        blank = np.flatnonzero(~queries.any(axis=1))
-        rows[blank, : len(first[:k])], scores[blank, : len(first[:k])] = first[:k], 0.0
-    open_, fetch = np.flatnonzero(queries.any(axis=1)), min(k + MARGIN, possible)
-    while len(open_) and fetch:
-        rough, found = index.top(queries[open_], fetch, allowed)
-        exact = _score(index, queries[open_], found)  # (m, fetch)
-        order = np.lexsort((found, -exact))[:, :k]
-        width = order.shape[1]
-        scores[open_, :width] = np.take_along_axis(exact, order, axis=1)
-        rows[open_, :width] = np.take_along_axis(found, order, axis=1)
-        unsure = rough[:, -1] + ROUNDING >= scores[open_, min(k, fetch) - 1]
-        open_ = open_[unsure] if fetch < possible else open_[:0]
-        fetch = min(2 * fetch, possible)
-    return scores, rows
+    return min(k, max(ntotal, 1))  # a k beyond the store is all of it
 
 
-def _score(index: FlatIndex, queries: NDArray[np.float32], found: Ints) -> NDArray[np.float64]:
-    """Inner products in float64, (m, c). Summed row by row, so that equal vectors get equal scores."""
+def score(
+    index: FlatIndex, queries: NDArray[np.float32], found: Ints, *, k: int, own: Ints | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The best k of the candidates `found` (m, c), scored in float64: scores and rows (m, min(k, c)).
+
+    Candidates that are -1, and each query's own row, are left out.
+    """
+    found = found if own is None else np.where(found == own[:, None], -1, found)
+    m, candidates = found.shape
     exact = np.empty(found.shape)
-    for i, candidates in enumerate(found):
-        vectors = index.vectors(candidates).astype(np.float64)
-        exact[i] = (vectors * queries[i].astype(np.float64)).sum(axis=1)
-    return exact
+    step = max(1, SCORED_BYTES // max(8 * candidates * queries.shape[1], 1))
+    for start in range(0, m, step):
+        some = slice(start, start + step)
+        wide = index.vectors(np.maximum(found[some], 0).ravel()).astype(np.float64)
+        wide = wide.reshape(-1, candidates, queries.shape[1])
+        wide *= queries[some, None].astype(np.float64)
+        exact[some] = wide.sum(axis=2)  # summed row by row, so that equal vectors get equal scores
+    exact[found < 0] = -np.inf
+    order = np.lexsort((found, -exact))[:, :k]
+    return np.take_along_axis(exact, order, axis=1), np.take_along_axis(found, order, axis=1).astype(np.int64)
+
+
+def _first_rows(n: int, k: int, *, groups: Groups | None, own: Ints | None, query: int) -> Ints:
+    """The first k rows that one query may get."""
+    keep = np.ones(n, dtype=np.bool_) if groups is None else groups.rows != groups.queries[query]
+    if own is not None and own[query] >= 0:
+        keep[own[query]] = False
+    return np.flatnonzero(keep)[:k]

@@ -10,6 +10,7 @@ import numpy as np
 
 from .arrays import Floats, Ints, Strings
 from .atomic import atomic_path
+from .checksums import seal_datasets
 from .errors import StoreError
 from .schema import PATCHES, create_h5, open_h5
 
@@ -71,6 +72,7 @@ def write_patches(path: Path, patches: Patches, *, slide_id: str) -> None:
         for name, column in (("array", patches.array), ("parent", patches.parent)):
             if column is not None:
                 file.create_dataset(name, data=np.asarray(column, dtype="<i4"), track_times=False)
+        seal_datasets(file)
 
 
 def read_patches(path: Path) -> Patches:

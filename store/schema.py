@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DamagedFileError, StoreError
+from .foreign import mend_encoding, tool_of
 from .naming import SPOTS, FeatureKey, check_name
 
 
@@ -22,11 +23,19 @@ class Encoding:
     type: str
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.type} version {self.version}"
+
 
 SLIDE = Encoding("tissuary-slide", "1")
 PATCHES = Encoding("tissuary-patches", "1")
 FEATURES = Encoding("tissuary-features", "1")
-INDEX = Encoding("tissuary-index", "1")
+EXPRESSION = Encoding("anndata", "0.1.0")
+INDEX = Encoding("tissuary-index", "2")
+CATALOG = Encoding("tissuary-catalog", "1")
+
+DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError)
+"""What h5py, numpy and json raise of a file whose bytes were changed: lost names, absurd sizes, broken text."""
 
 ALIGNMENT_BYTES = 4096
 """Datasets of a page or more start on a page, as a memory map and the page cache like it."""
@@ -65,8 +74,10 @@ def qc_path(root: Path, slide_id: str) -> Path:
 
 @contextmanager
 def create_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
-    """Open a new, page-aligned HDF5 file that carries `encoding`."""
+    """Open a new, page-aligned HDF5 file that carries `encoding`; its attributes get a checksum in the end."""
     import h5py
+
+    from .checksums import seal_attributes  # needs numpy, which a command that only names paths does not wait for
 
     file = h5py.File(
         path,
@@ -79,6 +90,7 @@ def create_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
         file.attrs["encoding-type"] = encoding.type
         file.attrs["encoding-version"] = encoding.version
         yield file
+        seal_attributes(file)
     finally:
         try:
             file.close()
@@ -112,10 +124,8 @@ def open_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
     with file, _contents_of(path):
         found = Encoding(str(file.attrs.get("encoding-type", "none")), str(file.attrs.get("encoding-version", "none")))
         if found != encoding:
-            msg = (
-                f"{path} says that it is {found.type} version {found.version}; wanted {encoding.type} version "
-                f"{encoding.version}. A foreign file must be imported; a newer version needs a newer tissuary."
-            )
+            mend = mend_encoding(found, encoding, tool=tool_of(file))
+            msg = f"{path} says that it is {found}; wanted {encoding}. {mend}"
             raise StoreError(msg)
         yield file
 
@@ -127,7 +137,7 @@ def _contents_of(path: Path) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+    except DAMAGE as error:
         msg = f"{path} does not hold what its format says ({error}): delete it and run featurize again"
         raise DamagedFileError(msg) from error
 

@@ -7,50 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Bools, Floats
+from .arrays import Floats, Ints
 from .errors import StoreError
-from .nearest import FlatIndex, flat_index, search_exact, unit_rows
-from .table import FeatureColumn, Table, standardise
+from .index_record import IndexRecord
+from .ivf import IvfIndex, search_ivf
+from .nearest import FlatIndex, Groups, search_exact
 
 EXCLUDE = ("patient", "slide")
 
 
 @dataclass(frozen=True)
-class IndexRecord:
-    """What an index is made of.
-
-    Attributes
-    ----------
-    standardised
-        "cohort" or "slide": whose statistics z-scored the rows before they were scaled to length one.
-    slide_ids, patient_ids, patches_digests, mpp
-        (n_slides,) in the order of the rows: what a search compares with the store of its own day.
-    """
-
-    name: str
-    key: str
-    patches: str
-    fingerprint: str
-    standardised: str
-    metric: str
-    slide_ids: tuple[str, ...]
-    patient_ids: tuple[str, ...]
-    patches_digests: tuple[str, ...]
-    mpp: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class SearchIndex:
-    """An exact index over standardised unit vectors.
+    """An index over standardised vectors.
 
     Attributes
     ----------
+    flat
+        The vectors; what an exact index searches.
     slide, row
-        (n,) int32 slide number and row within its file.
+        (n,) int32 slide number and row within its file; slides one after the other, rows in their order.
     center_um
         (n, 2) positions.
     shift, scale
         (n_slides, dim) float32 of the standardisation: part of the index, so that a query is treated alike.
+    ivf
+        Inverted lists that propose candidates, in an index of that kind.
     """
 
     record: IndexRecord
@@ -60,11 +41,23 @@ class SearchIndex:
     center_um: Floats
     shift: NDArray[np.float32]
     scale: NDArray[np.float32]
+    ivf: IvfIndex | None = None
+
+    def __len__(self) -> int:
+        return len(self.slide)
+
+    def rows_of(self, slide: int) -> NDArray[np.int64]:
+        """Rows of the index that are those of a slide, by their number."""
+        return np.arange(*np.searchsorted(self.slide, [slide, slide + 1]), dtype=np.int64)
+
+    def distance(self, scores: Floats) -> Floats:
+        """1 - cosine, or the negative inner product: small is near."""
+        return 1.0 - scores if self.record.metric == "cosine" else -scores
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One look-alike; `distance` is 1 - cosine over standardised features."""
+    """One look-alike; `distance` is 1 - cosine over standardised features (the negative inner product with `ip`)."""
 
     rank: int
     slide_id: str
@@ -75,32 +68,8 @@ class Hit:
     distance: float
 
 
-def build_index(table: Table, record: IndexRecord) -> SearchIndex:
-    """Index every row of a table that has one feature key of vectors.
-
-    Raises
-    ------
-    StoreError
-        If the features are token grids.
-    """
-    column = standardise(table.columns[record.key], within=record.standardised)
-    if column.parts[0].ndim != 2:
-        msg = f"{record.key} holds token grids {column.parts[0].shape[1:]}; an index needs one vector a patch"
-        raise StoreError(msg)
-    vectors = unit_rows(column.gather(table.slide, table.row))
-    assert column.shift is not None and column.scale is not None
-    return SearchIndex(record, flat_index(vectors), table.slide, table.row, table.center_um, column.shift, column.scale)
-
-
-def query_vectors(index: SearchIndex, column: FeatureColumn, rows: NDArray[np.int32], *, slide: int) -> Floats:
-    """Rows of slide number `slide` of the index, standardised as the index is, (m, dim) of length one."""
-    slides = np.full(len(rows), slide, dtype=np.int32)
-    raw = column.raw(np.zeros(len(rows), dtype=np.int32), rows).astype(np.float32)
-    return unit_rows((raw - index.shift[slides]) * index.scale[slides])
-
-
-def allowed_rows(index: SearchIndex, *, slide: int, patch: int, exclude: str | None) -> Bools:
-    """Which rows may answer: never the query itself, nor its slide or patient where these are excluded.
+def groups_of(index: SearchIndex, rows: Ints, *, exclude: str | None) -> Groups | None:
+    """What the rows (m,) of an index may not get as neighbours, besides themselves.
 
     Raises
     ------
@@ -110,19 +79,45 @@ def allowed_rows(index: SearchIndex, *, slide: int, patch: int, exclude: str | N
     if exclude not in (None, *EXCLUDE):
         msg = f"exclude {exclude!r}: choose {' or '.join(EXCLUDE)}, or leave it out"
         raise StoreError(msg)
-    own: Bools = index.slide == slide
-    if exclude == "slide":
-        return np.asarray(~own, dtype=np.bool_)
+    if exclude is None:
+        return None
+    group: Ints = index.slide
     if exclude == "patient":
-        patients = np.array(index.record.patient_ids)
-        return np.asarray((patients != patients[slide])[index.slide], dtype=np.bool_)
-    return np.asarray(~(own & (index.row == patch)), dtype=np.bool_)
+        group = np.unique(np.array(index.record.patient_ids), return_inverse=True)[1][index.slide]
+    return Groups(group, group[rows])
 
 
-def find(index: SearchIndex, query: Floats, k: int, *, allowed: Bools) -> tuple[Hit, ...]:
-    """The k best hits of one unit vector (dim,), best first, ties by row."""
-    scores, rows = search_exact(index.flat, np.asarray(query, dtype=np.float32)[None], k, allowed=allowed)
-    record = index.record
+def nearest_rows(
+    index: SearchIndex, rows: Ints, k: int, *, exclude: str | None = None, exact: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k nearest rows of the index to some of its own rows, which are never their own neighbours.
+
+    Parameters
+    ----------
+    rows
+        (m,) the queries.
+    exclude
+        "patient" or "slide": leave those of each query out too.
+    exact
+        Look at every row, whatever the kind of index.
+
+    Returns
+    -------
+    tuple
+        Scores (inner products) and rows, (m, k), best first, ties by row; -inf and -1 where there are fewer.
+    """
+    groups = groups_of(index, rows, exclude=exclude)
+    queries = index.flat.vectors(rows)
+    if index.ivf is None or exact:
+        return search_exact(index.flat, queries, k, groups=groups, own=rows)
+    assert index.record.ivf is not None
+    nprobe = index.record.ivf.nprobe[exclude or "none"]
+    return search_ivf(index.ivf, index.flat, queries, k, nprobe=nprobe, groups=groups, own=rows)
+
+
+def hits(index: SearchIndex, scores: Floats, rows: Ints) -> tuple[Hit, ...]:
+    """The neighbours of one query, from its scores and rows (k,)."""
+    record, away = index.record, index.distance(np.asarray(scores))
     return tuple(
         Hit(
             rank=rank,
@@ -131,8 +126,8 @@ def find(index: SearchIndex, query: Floats, k: int, *, allowed: Bools) -> tuple[
             patch=int(index.row[at]),
             x_um=float(index.center_um[at, 0]),
             y_um=float(index.center_um[at, 1]),
-            distance=float(1.0 - score),
+            distance=float(away[rank - 1]),
         )
-        for rank, (score, at) in enumerate(zip(scores[0], rows[0], strict=True), 1)
+        for rank, at in enumerate(rows.tolist(), 1)
         if at >= 0
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from .arrays import Bools, Pixels
 from .atomic import atomic_path
+from .checksums import seal_datasets
 from .errors import StoreError
 from .schema import SLIDE, create_h5, open_h5, required
 
@@ -50,13 +50,13 @@ class SlideRecord:
     created_by: str
 
 
-def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels, tissue: Bools | None = None) -> None:
+def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels | None, tissue: Bools | None = None) -> None:
     """Write a slide file.
 
     Parameters
     ----------
     thumbnail
-        (h, w, 3) picture of the whole slide.
+        (h, w, 3) picture of the whole slide; None where its image was not at hand.
     tissue
         (h, w) mask on the thumbnail's grid, where one was made.
     """
@@ -78,8 +78,8 @@ def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels, tissue: B
         planes = {"thumbnail": thumbnail, "tissue": None if tissue is None else tissue.astype(np.uint8)}
         for name, plane in planes.items():
             if plane is not None:
-                dataset = file.create_dataset(name, data=plane, track_times=False)
-                dataset.attrs["crc32"] = zlib.crc32(np.ascontiguousarray(plane).tobytes())
+                file.create_dataset(name, data=plane, track_times=False)
+        seal_datasets(file)
 
 
 def read_slide(path: Path) -> SlideRecord:
@@ -104,6 +104,6 @@ def read_thumbnail(path: Path) -> Pixels:
     """Read the thumbnail (h, w, 3)."""
     with open_h5(path, SLIDE) as file:
         if "thumbnail" not in file:
-            msg = f"{path} holds no thumbnail: it was damaged or written by something else"
+            msg = f"{path} holds no thumbnail: the slide was imported without its image, or the file was damaged"
             raise StoreError(msg)
         return np.asarray(file["thumbnail"])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tissuary.store import Store
 from tissuary.store.errors import FingerprintError, StoreError
-from tissuary.store.nearest import FaissFlat, NumpyFlat, search_exact, unit_rows
+from tissuary.store.nearest import FaissFlat, Groups, NumpyFlat, search_exact, unit_rows
+from tissuary.store.nearest_torch import TorchFlat
 
 KEY = "toy@20x"
 
@@ -64,22 +65,63 @@ def test_standardisation_within_slides_is_kept_in_the_index(store):
     assert [hit.patch for hit in hits] == np.argsort(-cosine, kind="stable").tolist()
 
 
-@settings(deadline=None, max_examples=40)
-@given(n=st.integers(1, 60), copies=st.integers(1, 30), k=st.integers(1, 25), seed=st.integers(0, 50))
-def test_ties_are_broken_by_row(n, copies, k, seed):
+def brute_force(base, queries, k, *, groups=None, own=None):
+    """Rows and scores in float64, ties by row; -1 and -inf where there are fewer."""
+    scores = (base.astype(float)[None] * queries.astype(float)[:, None]).sum(2)  # (m, n)
+    if groups is not None:
+        scores[groups.queries[:, None] == groups.rows[None]] = -np.inf
+    if own is not None:
+        scores[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+    k = min(k, len(base))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    scores = np.take_along_axis(scores, best, axis=1)
+    return scores, np.where(np.isneginf(scores), -1, best)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 60), copies=st.integers(1, 30), k=st.integers(1, 25), groups=st.integers(1, 6),
+    excluded=st.booleans(), in_it=st.booleans(), seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_exact_is_brute_force_with_ties_by_row(n, copies, k, groups, excluded, in_it, seed):
     rng = np.random.default_rng(seed)
     distinct = unit_rows(rng.normal(size=(n, 5)))
     base = distinct[rng.integers(0, n, size=n + copies)]  # many rows are equal
-    queries = unit_rows(rng.normal(size=(3, 5)))
-    allowed = rng.random(len(base)) < 0.7
-    for index in (FaissFlat.build(base), NumpyFlat(base)):
-        scores, rows = search_exact(index, queries, k, allowed=allowed)
-        for query, got, found in zip(queries, scores, rows, strict=True):
-            exact = np.where(allowed, (base.astype(float) * query.astype(float)).sum(1), -np.inf)
-            best = np.argsort(-exact, kind="stable")[: min(k, allowed.sum())]
-            np.testing.assert_array_equal(found[: len(best)], best)
-            np.testing.assert_array_equal(got[: len(best)], exact[best])
-            assert (found[len(best) :] == -1).all()
+    own = rng.integers(0, len(base), size=4) if in_it else None
+    queries = base[own] if in_it else unit_rows(rng.normal(size=(4, 5)))
+    left_out = Groups(rng.integers(0, groups, size=len(base)), rng.integers(0, groups + 1, size=4))
+    left_out = left_out if excluded else None
+    scores, rows = brute_force(base, queries, k, groups=left_out, own=own)
+    for index in (FaissFlat(base), NumpyFlat(base), TorchFlat(base, device="cpu")):
+        got, found = search_exact(index, queries, k, groups=left_out, own=own)
+        np.testing.assert_array_equal(found, rows)
+        np.testing.assert_array_equal(got, scores)
+
+
+def test_many_blocks_and_batches_give_what_brute_force_gives(monkeypatch):
+    """Batches that FAISS takes, blocks of rows and queries that do not divide evenly, and rows in ascending order."""
+    monkeypatch.setattr("tissuary.store.nearest_flat.BLOCK_ROWS", 100)
+    monkeypatch.setattr("tissuary.store.nearest_flat.BLOCK_QUERIES", 64)
+    rng = np.random.default_rng(1)
+    base = unit_rows(rng.normal(size=(1010, 16)) + 1)
+    queries = unit_rows(rng.normal(size=(150, 16)) + 1)
+    base = base[np.argsort(base @ queries[0])]  # every block beats the one before
+    groups = Groups(np.arange(1010) // 37, rng.integers(0, 30, size=150))
+    for index in (FaissFlat(base), NumpyFlat(base)):
+        for left_out in (None, groups):
+            found = search_exact(index, queries, 12, groups=left_out)[1]
+            np.testing.assert_array_equal(found, brute_force(base, queries, 12, groups=left_out)[1])
+
+
+def test_vectors_that_differ_below_fp32_are_told_apart():
+    """More near-copies than the first look fetches, in an order that fp32 cannot see."""
+    rng = np.random.default_rng(2)
+    one = rng.normal(size=64)
+    base = unit_rows(one + 1e-7 * rng.normal(size=(400, 64)))
+    queries = unit_rows(one[None] + 0.2 * rng.normal(size=(3, 64)))
+    _, rows = brute_force(base, queries, 5)
+    for index in (FaissFlat(base), NumpyFlat(base), TorchFlat(base, device="cpu")):
+        np.testing.assert_array_equal(search_exact(index, queries, 5)[1], rows)
 
 
 def test_an_index_older_than_the_store_is_refused(store):
@@ -115,8 +157,9 @@ def test_a_foreign_file_among_the_features_does_not_stop_a_search(store, caplog)
 
 def test_a_query_of_zeros_and_a_k_beyond_the_store_are_answered():
     base = unit_rows(np.random.default_rng(0).normal(size=(30, 4)))
-    scores, rows = search_exact(NumpyFlat(base), np.zeros((1, 4), np.float32), 3, allowed=np.arange(30) > 4)
-    assert rows.tolist() == [[5, 6, 7]]
+    groups = Groups(np.arange(30) // 5, np.array([0]))
+    scores, rows = search_exact(NumpyFlat(base), np.zeros((1, 4), np.float32), 3, groups=groups, own=np.array([6]))
+    assert rows.tolist() == [[5, 7, 8]]
     assert scores.tolist() == [[0.0, 0.0, 0.0]]
     assert search_exact(NumpyFlat(base), base[:1], 10**12)[1].shape == (1, 30)
 
@@ -162,7 +205,7 @@ def test_bad_questions_are_answered(store, caplog):
         store.search("zz", 0, key=KEY)
     with pytest.raises(StoreError, match="choose patient or slide"):
         store.search("a1", 0, key=KEY, exclude="cohort")
-    with pytest.raises(StoreError, match="choose slide or cohort"):
+    with pytest.raises(StoreError, match="choose cohort, slide or none"):
         store.build_index(KEY, standardised="patient")
     store.search("c1", 0, key=KEY, exclude="patient")
     assert "its patient is unknown" in caplog.text

@@ -1,0 +1,144 @@
+"""`tissuary import`: patches and features that other tools made, into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .output import BAD_INPUT, OK, SOME_FAILED, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..store.exchange.foreign import Declared, Look
+    from ..store.exchange.importing import ImportReport
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(help="Folder or file of the other tool.")],
+    format: Annotated[str, typer.Option("--format", help="trident, clam, stamp, hest or triplex.")],
+    store: Annotated[Path, typer.Option("--store", help="Folder of the store.")],
+    mpp: Annotated[
+        float | None, typer.Option("--mpp", help="um per level-0 pixel, where neither file nor store says.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Encoder that made the features, where no file says.")
+    ] = None,
+    patch_px: Annotated[
+        float | None, typer.Option("--patch-px", help="Side of a patch in level-0 pixels, where no file says.")
+    ] = None,
+    coords: Annotated[
+        Path | None, typer.Option("--coords", help="Folder of the patches files, where they lie apart (clam, hest).")
+    ] = None,
+    slides: Annotated[
+        Path | None, typer.Option("--slides", help="Folder of the slides' images: scale, size, thumbnail.")
+    ] = None,
+    patients: Annotated[
+        Path | None, typer.Option("--patients", help="CSV with slide_id and patient_id, mpp too where it is known.")
+    ] = None,
+    view: Annotated[
+        str | None, typer.Option("--view", help="One view for slides of slightly different scale, as 128um-0.5.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--as", help="Store the encoder's features under this name.")] = None,
+    patches: Annotated[str | None, typer.Option("--patches", help="Name of the patch set.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Import features of TRIDENT, CLAM, STAMP, HEST or TRIPLEX; what their files do not say must be declared."""
+    from dataclasses import asdict
+
+    from ..store.exchange.foreign import Declared
+    from ..store.exchange.importing import import_files
+    from ..store.exchange.registry import importer_named
+
+    importer = importer_named(format)
+    patient_of, mpp_of = read_patients(patients) if patients is not None else ({}, {})
+    declared = Declared(mpp, mpp_of, encoder, patch_px, view, name, patches, patient_of)
+    with progress_bar("import") as progress:
+        report = import_files(
+            path, store, importer, declared=declared, coords=coords, look=slide_looks(slides), progress=progress
+        )
+    if json:
+        print_json(asdict(report))
+    _say(report, declared)
+    raise typer.Exit(OK if not report.failed else SOME_FAILED if report.done else BAD_INPUT)
+
+
+def _say(report: ImportReport, declared: Declared) -> None:
+    """Say in words what was imported."""
+    say(f"{report.tool}: {len(report.done)} files -> {report.store}")
+    for one in report.done:
+        what = f"{one.key} {one.shape} {one.dtype}" if one.key else f"{one.shape[0]} patches"
+        state = "" if one.written else ", in the store already"
+        said = f", declared {', '.join(one.declared)}" if one.declared else ""
+        say(f"  {one.slide_id}: {what} on {one.patches}, {one.mpp:g} um/px ({one.mpp_source}){said}{state}")
+        for note in one.notes:
+            say(f"    {note}")
+    keys = sorted({one.key for one in report.done if one.key})
+    if len({key.split("@")[0] for key in keys}) < len(keys) and declared.view is None:
+        say(f"  one encoder came under several keys, {', '.join(keys)}: --view keeps slides of similar scale together")
+    unknown = [one.slide_id for one in report.done if one.slide_id not in declared.patient_of]
+    if unknown and report.done:
+        say(f"  patients were not declared for {len(set(unknown))} slides (--patients FILE.csv)")
+    for name, reason in report.skipped:
+        say(f"  SKIPPED {name}: {reason}")
+    for name, reason in report.failed:
+        say(f"  FAILED {name}: {reason}")
+
+
+def read_patients(path: Path) -> tuple[dict[str, str], dict[str, float]]:
+    """Patient and um/px by slide, from a CSV with the columns slide_id, patient_id and perhaps mpp."""
+    import csv
+
+    from ..store.errors import CohortError
+
+    patient_of: dict[str, str] = {}
+    mpp_of: dict[str, float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            slide_id = row["slide_id"]
+            if row.get("patient_id"):
+                patient_of[slide_id] = row["patient_id"]
+            if row.get("mpp"):
+                mpp_of[slide_id] = float(row["mpp"])
+    except (OSError, KeyError, ValueError) as error:
+        msg = f"{path} is no table of patients ({error!r}): wanted CSV with slide_id, patient_id, and mpp where known"
+        raise CohortError(msg) from error
+    return patient_of, mpp_of
+
+
+def slide_looks(folder: Path | None) -> Look:
+    """How an import looks at the image of a slide, by the image's name in `folder`."""
+    if folder is None:
+        return lambda _: None
+    import functools
+
+    from ..featurize.sources.slides import slide_samples
+
+    images = {sample.slide_id: sample.image for sample in slide_samples(folder)}
+
+    @functools.lru_cache(maxsize=1)
+    def look(slide_id: str) -> Any:
+        return _look_at(images[slide_id]) if slide_id in images else None
+
+    return look
+
+
+def _look_at(image: Path) -> Any:
+    from ..featurize.deposit import source_digest
+    from ..featurize.scale import is_plausible
+    from ..featurize.slide import open_slide
+    from ..featurize.thumbnail import read_thumbnail
+    from ..store.exchange.foreign import SlideLook
+
+    with open_slide(image) as slide:
+        mpp = slide.metadata_mpp
+        return SlideLook(
+            slide.width,
+            slide.height,
+            mpp if mpp is not None and is_plausible(mpp) else None,
+            str(image),
+            source_digest(image),
+            read_thumbnail(slide),
+        )

@@ -1,0 +1,157 @@
+"""The rows of the catalogue, and the files as the file system shows them.
+
+Nothing here or in `catalog_file` loads numpy, h5py or polars, so that `tissuary status` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import StoreError
+
+
+class Entry(NamedTuple):
+    """One file of a store (a named tuple, as there may be 50,000 of them).
+
+    Attributes
+    ----------
+    kind
+        "slide", "patches", "features" or "expression".
+    path
+        Relative to the store.
+    size, mtime_ns
+        As the file system says; a difference makes the row stale.
+    rows, dim, tokens
+        Of patches, features and counts; 0 where it has no meaning.
+    sha256
+        Of expression files.
+    problem
+        Why the file cannot be read; empty where it can.
+    """
+
+    kind: str
+    slide_id: str
+    patches: str
+    key: str
+    path: str
+    size: int
+    mtime_ns: int
+    patient_id: str = ""
+    mpp: float = 0.0
+    rows: int = 0
+    dim: int = 0
+    tokens: int = 0
+    dtype: str = ""
+    fingerprint: str = ""
+    sha256: str = ""
+    problem: str = ""
+
+
+STAT = ("slide_id", "size", "mtime_ns")
+"""Columns that the file system tells."""
+
+_DEFAULTS = Entry._field_defaults
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The rows of one folder of files of one kind, as columns.
+
+    Attributes
+    ----------
+    path
+        Relative to the store.
+    columns
+        Values per file by the names of `Entry`, sorted by file name; a column that is not there is all default.
+    """
+
+    kind: str
+    path: str
+    suffix: str
+    patches: str
+    key: str
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns["slide_id"])
+
+    def column(self, name: str) -> list[Any]:
+        """Values of one column, one per file."""
+        return self.columns[name] if name in self.columns else [_DEFAULTS[name]] * len(self)
+
+    def entries(self) -> Iterator[Entry]:
+        """One `Entry` per file."""
+        count = len(self)
+        paths = [f"{self.path}/{slide_id}{self.suffix}" for slide_id in self.columns["slide_id"]]
+        said = [self.column(name) for name in _DEFAULTS]
+        slide_id, size, mtime_ns = (self.columns[name] for name in STAT)
+        shared = [repeat(value, count) for value in (self.patches, self.key)]
+        rows = zip(repeat(self.kind, count), slide_id, *shared, paths, size, mtime_ns, *said, strict=True)
+        return map(Entry._make, rows)
+
+    def same_files(self, other: Folder) -> bool:
+        """Whether both speak of the same files, unchanged."""
+        return [self.columns[name] for name in STAT] == [other.columns[name] for name in STAT]
+
+
+def list_folders(root: Path) -> tuple[Folder, ...]:
+    """Every folder of the four kinds with its files, in a fixed order. Partial files start with a dot.
+
+    Raises
+    ------
+    StoreError
+        If `root` is no folder.
+    """
+    if not root.is_dir():
+        msg = f"{root} is no store: there is no such folder. Make one with `tissuary featurize SOURCE --store {root}`."
+        raise StoreError(msg)
+    found = [("slide", "slides", ".h5", "", "")]
+    found += [("patches", f"patches/{patches}", ".h5", patches, "") for patches in _folders(root / "patches")]
+    for patches in _folders(root / "features"):
+        for key in _folders(root / "features" / patches):
+            found.append(("features", f"features/{patches}/{key}", ".h5", patches, key))
+    found.append(("expression", "expression", ".h5ad", "", ""))
+    return tuple(
+        Folder(kind, path, suffix, patches, key, _files(root / path, suffix))
+        for kind, path, suffix, patches, key in found
+    )
+
+
+def to_columns(entries: list[Entry]) -> dict[str, list[Any]]:
+    """Rows of one folder as columns, without those that are all default."""
+    columns = {name: [getattr(entry, name) for entry in entries] for name in (*STAT, *_DEFAULTS)}
+    return {name: values for name, values in columns.items() if name in STAT or set(values) - {_DEFAULTS[name]}}
+
+
+def _folders(parent: Path) -> list[str]:
+    if not parent.is_dir():
+        return []
+    with os.scandir(parent) as found:
+        return sorted(entry.name for entry in found if entry.name[0] != "." and entry.is_dir())
+
+
+def _files(parent: Path, suffix: str) -> dict[str, list[Any]]:
+    """Slide ids, sizes and times of the files of a folder: one look at each file, as there may be 50,000."""
+    slide_ids: list[str] = []
+    sizes: list[int] = []
+    times: list[int] = []
+    if parent.is_dir():
+        names = sorted(name for name in os.listdir(parent) if name.endswith(suffix) and name[0] != ".")  # noqa: PTH208
+        folder, end = os.open(parent, os.O_RDONLY), -len(suffix)
+        try:
+            for name in names:
+                try:
+                    stat = os.stat(name, dir_fd=folder)
+                except FileNotFoundError:  # removed since, or a link to nothing
+                    continue
+                slide_ids.append(name[:end])
+                sizes.append(stat.st_size)
+                times.append(stat.st_mtime_ns)
+        finally:
+            os.close(folder)
+    return dict(zip(STAT, (slide_ids, sizes, times), strict=True))

@@ -1,0 +1,174 @@
+"""What a file of another tool holds, in one shape for all tools; and what only the command line can say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Floats, Pixels, Strings
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file to import.
+
+    Attributes
+    ----------
+    partner
+        The file beside it that holds what this one leaves out (coordinates, scale), where there is one.
+    """
+
+    slide_id: str
+    path: Path
+    partner: Path | None = None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Patches of one slide as another tool wrote them, its conventions named and not yet converted.
+
+    Attributes
+    ----------
+    top_left
+        (n, 2) corners of the patches, x then y, in `unit`; None where the file holds no coordinates.
+    unit
+        "px" (level 0) or "um".
+    side
+        Side of a patch at level 0, in `unit`; None where no file says it.
+    cut
+        How `side` became pixels of level 0: "exact"; "stepped", taken from the coordinates of a tool that cuts whole
+        pixels; or "nominal", to be rounded up to whole pixels as such a tool does.
+    patch_px
+        Side of the picture that was cut, in its own pixels.
+    center_px
+        (n, 2) exact centres, where tissuary left them in the file.
+    features
+        (n, dim) or (n, tokens, dim) as stored; None where the file holds patches only.
+    encoder
+        As the file says.
+    hint
+        What folder names suggest as encoder; never taken, only told.
+    barcode
+        (n,) names of spots, where there are any.
+    mpp
+        um per level-0 pixel as the file says.
+    size_px
+        Width and height of level 0 as the file says.
+    layout
+        Layout of the feature key, where rows hold several vectors.
+    patch_set, view
+        Names under which a store held this, where tissuary left them in the file.
+    overlap
+        Share of a patch's side by which neighbours overlap, as the file says.
+    rounding_px
+        How far the tool's rounding moves a centre at most.
+    identity
+        What else tells these features from others of the same encoder and view (a hash of the tool's code).
+    details
+        Everything worth keeping on record, as JSON values; no paths.
+    notes
+        What a person should know of this file.
+    """
+
+    slide_id: str
+    tool: str
+    top_left: Floats | None
+    unit: str = "px"
+    side: float | None = None
+    cut: str = "exact"
+    patch_px: float | None = None
+    center_px: Floats | None = None
+    features: Floats | None = None
+    encoder: str | None = None
+    hint: str | None = None
+    barcode: Strings | None = None
+    mpp: float | None = None
+    size_px: tuple[int, int] | None = None
+    layout: str | None = None
+    patch_set: str | None = None
+    view: str | None = None
+    overlap: float = 0.0
+    rounding_px: float = 1e-3
+    identity: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        column = self.top_left if self.top_left is not None else self.features
+        return 0 if column is None else len(column)
+
+
+@dataclass(frozen=True)
+class SlideLook:
+    """What the image of a slide says, where it is at hand.
+
+    Attributes
+    ----------
+    mpp
+        um per level-0 pixel of its metadata, or None.
+    thumbnail
+        (h, w, 3).
+    """
+
+    width_px: int
+    height_px: int
+    mpp: float | None
+    source: str
+    source_digest: str
+    thumbnail: Pixels
+
+
+Look = Callable[[str], SlideLook | None]
+"""Looks at the image of a slide id; None where there is none. Reading pixels is not this room's work."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the command line says where the files do not.
+
+    Attributes
+    ----------
+    mpp
+        um per level-0 pixel, of all slides.
+    mpp_of
+        The same, slide by slide; it comes before `mpp`.
+    encoder
+        Name of the encoder that made the features.
+    patch_px
+        Side of a patch in level-0 pixels.
+    view
+        Name of the view under which slides of slightly different scale are kept together.
+    name
+        Name of the encoder in the feature key (`--as`), where its own is taken or cannot be one.
+    patches
+        Name of the patch set.
+    patient_of
+        Patient by slide.
+    """
+
+    mpp: float | None = None
+    mpp_of: Mapping[str, float] = field(default_factory=dict)
+    encoder: str | None = None
+    patch_px: float | None = None
+    view: str | None = None
+    name: str | None = None
+    patches: str | None = None
+    patient_of: Mapping[str, str] = field(default_factory=dict)
+
+    def scale_of(self, slide_id: str) -> float | None:
+        """um per level-0 pixel that was declared for a slide."""
+        return self.mpp_of.get(slide_id, self.mpp)
+
+
+def plain_number(value: float) -> float | int:
+    """`value` as a JSON number, whole where it is."""
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def digits(value: float) -> str:
+    """Four significant digits without exponent, as names of views hold them: `127.7`, `0.499`, `128`."""
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")

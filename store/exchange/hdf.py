@@ -1,0 +1,204 @@
+"""Reading HDF5 files of strangers: what is missing, of another shape or kept elsewhere is named, never guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Floats, Strings
+from ..errors import DamagedFileError, StoreError
+
+MARK = "tissuary"
+"""Attribute, JSON, in which an export keeps what the other tool's format has no place for."""
+
+EXACT_CENTERS = "tissuary_center"
+"""Dataset float64 (n, 2) of an export whose format would round the centres."""
+
+EXACT_BARCODES = "tissuary_barcode"
+"""Dataset utf-8 (n,) of an export whose format has no place for names of rows."""
+
+_DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError)
+
+
+@contextmanager
+def open_foreign(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file of another tool; whatever reading it raises becomes an error that names it.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, is no (whole) HDF5 file, or does not hold what the tool's format says.
+    """
+    import h5py
+
+    if not path.is_file():
+        msg = f"{path} does not exist: check the path"
+        raise StoreError(msg)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        msg = f"{path} is not a whole HDF5 file ({error}): get it again from where it was made"
+        raise DamagedFileError(msg) from error
+    with file:
+        try:
+            yield file
+        except StoreError:
+            raise
+        except _DAMAGE as error:
+            msg = f"{path} does not hold what its format says ({error}): get it again from where it was made"
+            raise DamagedFileError(msg) from error
+
+
+def array_of(file: Any, name: str) -> Any:
+    """Return dataset `name`, refused where it is missing or its bytes lie in another file."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if link is None:
+        held = ", ".join(sorted(file)) or "nothing"
+        msg = f"{file.filename} holds no dataset {name!r}; it holds {held}. Is it of the format that was named?"
+        raise StoreError(msg)
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        msg = f"{file.filename}: {name!r} must be a dataset inside this file; links to other files are not followed"
+        raise StoreError(msg)
+    return dataset
+
+
+def points_of(file: Any, name: str = "coords") -> Floats:
+    """Return `name` as (n, 2) float64; a squeezed (2,) is one point, (0,) is none."""
+    values = np.asarray(array_of(file, name)[()], dtype=np.float64)
+    if values.size == 0:
+        return np.empty((0, 2))
+    if values.shape == (2,):
+        values = values[np.newaxis]
+    if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
+        msg = f"{file.filename}: {name!r} is {values.shape}; wanted finite (n, 2), x then y"
+        raise StoreError(msg)
+    return values
+
+
+def vectors_of(file: Any, name: str, *, tokens: bool = False) -> Floats:
+    """Return features `name`, (n, dim), or with `tokens` (n, tokens, dim) too; float16 and float32 stay what they are.
+
+    Raises
+    ------
+    StoreError
+        If they are one vector for a whole slide, hold NaN or infinity, or are no floating-point numbers.
+    """
+    return checked_vectors(np.asarray(array_of(file, name)[()]), f"{file.filename}: {name!r}", tokens=tokens)
+
+
+def checked_vectors(values: Any, what: str, *, tokens: bool = False) -> Floats:
+    """Check features that were read as `what`, and give them this machine's byte order."""
+    if values.size == 0:
+        return np.empty((0, values.shape[-1] if values.ndim > 1 else 0), dtype=np.float32)
+    if values.ndim == 1:
+        msg = f"{what} is {values.shape}, one vector of a whole slide: a store holds features of patches"
+        raise StoreError(msg)
+    if values.dtype.kind != "f" or values.ndim > (3 if tokens else 2):
+        wanted = "(n, dim) or (n, tokens, dim)" if tokens else "(n, dim)"
+        msg = f"{what} is {values.dtype} {values.shape}; wanted floating-point {wanted}"
+        raise StoreError(msg)
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        msg = f"{what}: row {row} holds NaN or infinity; extract it again with the tool that made it"
+        raise StoreError(msg)
+    kind = np.dtype("<f2") if values.dtype.itemsize == 2 else np.dtype("<f4")
+    with np.errstate(over="ignore"):
+        cast = values.astype(kind, copy=False)
+    if not np.isfinite(cast).all():
+        msg = f"{what} is {values.dtype} and leaves the range of float32, the widest that a store holds"
+        raise StoreError(msg)
+    return np.ascontiguousarray(cast)
+
+
+def names_of(file: Any, name: str) -> Strings:
+    """Return strings `name` (n,) from (n,) or (n, 1), of fixed or variable length."""
+    values = np.asarray(array_of(file, name)[()]).reshape(-1)
+    return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=np.str_)
+
+
+def text(attributes: Any, name: str) -> str | None:
+    """An attribute as text; the string 'None' and nothing at all are None."""
+    value = attributes.get(name)
+    if isinstance(value, bytes):
+        value = value.decode()
+    return None if value is None or str(value) in ("None", "") else str(value)
+
+
+def number(attributes: Any, name: str) -> float | None:
+    """An attribute as a positive or zero number, or None where the file does not say.
+
+    Raises
+    ------
+    StoreError
+        If it is there and no such number.
+    """
+    value = text(attributes, name)
+    if value is None:
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        found = np.nan
+    if not (np.isfinite(found) and found >= 0):
+        msg = f"attribute {name!r} is {value!r}; wanted a number"
+        raise StoreError(msg)
+    return found
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What tissuary leaves in a file that it exports: scale, and the names that a store held it under.
+
+    Attributes
+    ----------
+    slide_mpp
+        um per level-0 pixel.
+    fov_um, mpp
+        The patch: side, and um per pixel of its own.
+    dtype
+        Of the features in the store.
+    """
+
+    slide_mpp: float
+    fov_um: float
+    mpp: float
+    view: str
+    patches: str
+    dtype: str
+
+    def text(self) -> str:
+        """As the attribute `MARK` holds it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def mark_in(attributes: Any) -> Mark | None:
+    """What tissuary left in a file that it exported; None in files of others.
+
+    Raises
+    ------
+    StoreError
+        If it is there and says nothing sensible.
+    """
+    value = text(attributes, MARK)
+    if value is None:
+        return None
+    try:
+        mark = Mark(**json.loads(value))
+        lengths = [float(length) for length in (mark.slide_mpp, mark.fov_um, mark.mpp)]
+    except (ValueError, TypeError) as error:
+        msg = f"attribute {MARK!r} is not what an export writes ({error}): export it again"
+        raise StoreError(msg) from error
+    if not all(0 < length < np.inf for length in lengths):
+        msg = f"attribute {MARK!r} has lengths {lengths}; wanted positive ones: export it again"
+        raise StoreError(msg)
+    return mark

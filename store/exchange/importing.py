@@ -1,0 +1,134 @@
+"""Import: every file of another tool below a path, each on its own; a bad one is named and the others go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..atomic import sweep_partials
+from ..errors import FingerprintError, StoreError, TissuaryError
+from ..naming import check_name
+from .deposit import Imported, deposit
+from .foreign import Declared, Foreign, Found, Look
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with the slide, files done, and files in all."""
+
+
+@dataclass(frozen=True)
+class Importer:
+    """How files of one tool are found below a path, and one of them read.
+
+    Attributes
+    ----------
+    find
+        Takes the path, and the folder of coordinates that was declared.
+    """
+
+    tool: str
+    find: Callable[[Path, Path | None], tuple[Found, ...]]
+    read: Callable[[Found], Foreign]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes
+    ----------
+    skipped, failed
+        (file, reason) of files without patches, and of files that could not be imported.
+    """
+
+    store: str
+    tool: str
+    done: tuple[Imported, ...]
+    skipped: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def import_files(
+    path: Path,
+    root: Path,
+    importer: Importer,
+    *,
+    declared: Declared,
+    coords: Path | None = None,
+    look: Look = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> ImportReport:
+    """Import the files below `path` into the store `root`.
+
+    Parameters
+    ----------
+    declared
+        What the files do not say.
+    coords
+        Folder of the files that hold coordinates, for tools that keep them apart.
+    look
+        Looks at the image of a slide, where images are at hand.
+
+    Raises
+    ------
+    StoreError
+        If there is nothing to import.
+    """
+    files = _files_of(path, importer, coords=coords)
+    if root.is_dir():
+        sweep_partials(root)
+    folders: set[str] = set()
+    done: list[Imported] = []
+    skipped: list[tuple[str, str]] = []
+    failed: list[tuple[str, str]] = []
+    for i, found in enumerate(files):
+        progress(found.slide_id, i, len(files))
+        name = _name(found.path, path)
+        try:
+            check_name(found.slide_id, "slide id")
+            foreign = importer.read(found)
+            if not len(foreign):
+                skipped.append((name, "no patches: the slide was empty"))
+                continue
+            _check_one_encoder(foreign, folders, declared=declared)
+            done.append(deposit(root, foreign, declared, file=found.path, look=look))
+        except TissuaryError as error:
+            log.info("%s", name, exc_info=True)
+            failed.append((name, " ".join([str(error), *getattr(error, "__notes__", ())])))
+    progress("done", len(files), len(files))
+    return ImportReport(str(root), importer.tool, tuple(done), tuple(skipped), tuple(failed))
+
+
+def _files_of(path: Path, importer: Importer, *, coords: Path | None) -> tuple[Found, ...]:
+    if not path.exists():
+        msg = f"{path} does not exist: check the path"
+        raise StoreError(msg)
+    if coords is not None and not coords.is_dir():
+        msg = f"--coords {coords} is no folder: give the one that holds the patches files"
+        raise StoreError(msg)
+    files = importer.find(path, coords)
+    if not files:
+        msg = f"{path} holds no file that {importer.tool} writes: check the path and --format"
+        raise StoreError(msg)
+    return files
+
+
+def _check_one_encoder(foreign: Foreign, folders: set[str], *, declared: Declared) -> None:
+    """Refuse to give the one declared encoder to files of a second folder, where folders stand for encoders."""
+    if foreign.features is None or foreign.encoder is not None or foreign.hint is None:
+        return
+    if folders and foreign.hint not in folders:
+        msg = (
+            f"slide {foreign.slide_id}: it lies in a folder {foreign.hint!r}, the files before it in "
+            f"{next(iter(folders))!r}, and folders may stand for encoders: import one of them at a time, so that "
+            f"--encoder {declared.encoder or 'NAME'} is said of the right one"
+        )
+        raise FingerprintError(msg)
+    folders.add(foreign.hint)
+
+
+def _name(file: Path, path: Path) -> str:
+    return file.name if file == path else file.relative_to(path).as_posix()

@@ -1,0 +1,57 @@
+"""The formats of other tools, by the names that the commands take."""
+
+from __future__ import annotations
+
+from ..errors import StoreError
+from .clam import find_clam, read_clam
+from .exporting import Exporter
+from .h5ad import write_h5ad
+from .hest import find_hest, read_hest
+from .importing import Importer
+from .spatialdata_ import check_spatialdata, write_spatialdata
+from .stamp import find_stamp, read_stamp, write_stamp
+from .trident import find_trident, read_trident, write_trident
+from .triplex import find_triplex, read_triplex
+
+IMPORTERS: dict[str, Importer] = {
+    "trident": Importer("TRIDENT", lambda path, _: find_trident(path), read_trident),
+    "clam": Importer("CLAM", lambda path, coords: find_clam(path, coords=coords), read_clam),
+    "stamp": Importer("STAMP", lambda path, _: find_stamp(path), read_stamp),
+    "hest": Importer("HEST", lambda path, coords: find_hest(path, coords=coords), read_hest),
+    "triplex": Importer("TRIPLEX", lambda path, _: find_triplex(path), read_triplex),
+}
+
+EXPORTERS: dict[str, Exporter] = {
+    "trident": Exporter("TRIDENT", write_trident),
+    "stamp": Exporter("STAMP", write_stamp),
+    "h5ad": Exporter("AnnData", write_h5ad, bare=True),
+    "spatialdata": Exporter("SpatialData", write_spatialdata, bare=True, check=check_spatialdata),
+}
+
+
+def importer_named(name: str) -> Importer:
+    """The importer of a format.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    if name not in IMPORTERS:
+        msg = f"--format {name!r} cannot be imported: choose one of {', '.join(IMPORTERS)}"
+        raise StoreError(msg)
+    return IMPORTERS[name]
+
+
+def exporter_named(name: str) -> Exporter:
+    """The exporter of a format.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    if name not in EXPORTERS:
+        msg = f"--format {name!r} cannot be exported: choose one of {', '.join(EXPORTERS)}"
+        raise StoreError(msg)
+    return EXPORTERS[name]

@@ -1,0 +1,182 @@
+"""What is to be decided of a slide before a foreign file is written into a store: its scale, size and patient."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from importlib.metadata import version
+from math import isclose
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ScaleError, StoreError
+from ..naming import UNKNOWN_PATIENT
+from ..patch_file import Patches
+from ..slide_file import SAME_MPP, SlideRecord
+from .foreign import Declared, Foreign, SlideLook
+
+AGREEMENT = 1.05
+"""Largest ratio between two sources of a scale that still count as one."""
+
+OF_PATCHES = "size: the smallest box that holds the patches"
+"""Said in `created_by` of a slide whose size no file gives."""
+
+_WHOLE = 0.005  # level-0 pixels: a tile cut as whole pixels comes back this near through float32 microns
+
+
+def settle_mpp(
+    foreign: Foreign, declared: Declared, *, look: SlideLook | None, known: SlideRecord | None
+) -> tuple[float, str, dict[str, float]]:
+    """um per level-0 pixel, where it is from, and all candidates; the slide in the store decides where there is one.
+
+    Raises
+    ------
+    ScaleError
+        If no source knows it, or two contradict one another.
+    """
+    said = declared.scale_of(foreign.slide_id)
+    claims = {"declared": said, "metadata": look.mpp if look else None, f"{foreign.tool} file": foreign.mpp}
+    candidates = {name: mpp for name, mpp in claims.items() if mpp is not None}
+    wrong = {name: mpp for name, mpp in candidates.items() if not 0 < mpp < math.inf}
+    if wrong:
+        msg = f"slide {foreign.slide_id}: um/px are {wrong}; wanted a positive number"
+        raise ScaleError(msg)
+    if known is not None and said is not None and not isclose(said, known.mpp, rel_tol=SAME_MPP):
+        msg = (
+            f"slide {foreign.slide_id}: declared are {said:g} um/px, the store has it at {known.mpp:g} um/px "
+            f"({known.mpp_source}): leave out --mpp, or use another store"
+        )
+        raise ScaleError(msg)
+    every = candidates | ({"store": known.mpp} if known is not None else {})
+    if not every:
+        msg = (
+            f"slide {foreign.slide_id}: {foreign.tool} does not say um/px, and a scale is never guessed. Declare um "
+            "per level-0 pixel with --mpp X, give the images with --slides DIR, or use a store that has the slide."
+        )
+        raise ScaleError(msg)
+    if max(every.values()) > AGREEMENT * min(every.values()):
+        listed = ", ".join(f"{name} {mpp:g}" for name, mpp in every.items())
+        msg = f"slide {foreign.slide_id}: um/px contradict one another by more than {AGREEMENT - 1:.0%}: {listed}"
+        raise ScaleError(msg)
+    if known is not None:
+        return known.mpp, "store", candidates
+    source, mpp = next(iter(candidates.items()))
+    return mpp, source, candidates
+
+
+def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> tuple[float, tuple[str, ...]]:
+    """Side of a patch in level-0 pixels, and what a person should know of it.
+
+    Raises
+    ------
+    ScaleError
+        If nothing says it, or the command line declares another side than the file says.
+    """
+    side = foreign.side
+    notes: tuple[str, ...] = ()
+    if side is not None and foreign.unit == "um":
+        side /= mpp
+    if side is not None and foreign.cut == "stepped":
+        off = abs(side - round(side))
+        if off < _WHOLE:
+            side = float(round(side))
+        else:
+            notes = (
+                f"{foreign.tool} cuts whole pixels, but at {mpp:g} um/px its tiles step by {side:.2f} px: "
+                "is that the um/px it read?",
+            )
+    if side is not None and foreign.cut == "nominal":
+        side = float(math.ceil(side - 1e-6))
+    if side is not None and declared.patch_px is not None and not isclose(side, declared.patch_px, rel_tol=SAME_MPP):
+        msg = (
+            f"slide {foreign.slide_id}: declared are patches of {declared.patch_px:g} level-0 px, "
+            f"{foreign.tool} says {side:g}: leave out --patch-px"
+        )
+        raise ScaleError(msg)
+    side = side if side is not None else declared.patch_px
+    if side is None or not 0 < side < math.inf:
+        msg = (
+            f"slide {foreign.slide_id}: {foreign.tool} does not say how large a patch is: give the folder of the "
+            "patches files with --coords DIR, or declare the side in level-0 pixels with --patch-px N"
+        )
+        raise ScaleError(msg)
+    return side, notes
+
+
+def settle_slide(
+    foreign: Foreign,
+    declared: Declared,
+    *,
+    scale: tuple[float, str, dict[str, float]],
+    box_px: tuple[int, int],
+    look: SlideLook | None,
+    known: SlideRecord | None,
+    file: Path,
+) -> SlideRecord:
+    """The slide's record: the store's, or a new one from image, file or patches.
+
+    Parameters
+    ----------
+    scale
+        As `settle_mpp` gives it.
+    box_px
+        Size of the smallest box that holds the patches.
+    file
+        The foreign file, named as the source where there is no image.
+
+    Raises
+    ------
+    StoreError
+        If image, file and store disagree on size, or on the patient.
+    """
+    slide_id = foreign.slide_id
+    said = _sizes(foreign, look=look, known=known)
+    patient = declared.patient_of.get(slide_id)
+    if known is not None:
+        if patient is not None and patient != known.patient_id:
+            msg = f"slide {slide_id}: declared is patient {patient}, the store has {known.patient_id}"
+            raise StoreError(msg)
+        return known
+    width, height = said or box_px
+    made = f"tissuary {version('tissuary')}, import from {foreign.tool}"
+    mpp, source, candidates = scale
+    return SlideRecord(
+        slide_id,
+        patient or f"{UNKNOWN_PATIENT}{slide_id}",
+        width,
+        height,
+        mpp,
+        source,
+        candidates,
+        look.source if look else file.name,
+        look.source_digest if look else file_digest(file),
+        made if said else f"{made}; {OF_PATCHES}",
+    )
+
+
+def _sizes(foreign: Foreign, *, look: SlideLook | None, known: SlideRecord | None) -> tuple[int, int] | None:
+    """Width and height of level 0 on which all agree that know it; None where nobody does."""
+    sizes = {f"the {foreign.tool} file": foreign.size_px}
+    if look is not None:
+        sizes["the image"] = (look.width_px, look.height_px)
+    if known is not None and OF_PATCHES not in known.created_by:
+        sizes["the store"] = (known.width_px, known.height_px)
+    said = {name: size for name, size in sizes.items() if size is not None}
+    if len(set(said.values())) > 1:
+        listed = ", ".join(f"{name} {width} x {height}" for name, (width, height) in said.items())
+        msg = f"slide {foreign.slide_id}: its size at level 0 differs: {listed}. Are they of the same image?"
+        raise StoreError(msg)
+    return next(iter(said.values()), None)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a whole foreign file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def outside(patches: Patches, slide: SlideRecord, *, side_px: float) -> int:
+    """How many patches do not touch the slide at all."""
+    beyond = np.array([slide.width_px, slide.height_px]) + side_px / 2
+    return int(((patches.center_px <= -side_px / 2) | (patches.center_px >= beyond)).any(axis=1).sum())

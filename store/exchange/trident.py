@@ -1,0 +1,197 @@
+"""TRIDENT: `<job>/<mag>x_<px>px_<overlap>px_overlap/{patches/<slide>_patches.h5, features_<encoder>/<slide>.h5}`.
+
+Read at TRIDENT a91fa84. Coordinates are int64 corners at level 0; no file says um/px, and the magnification in it is
+a label (0.69 um/px is called 10x), so that scale comes from `patch_size_level0` and the slide's real um/px only.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Floats
+from ..atomic import atomic_path
+from ..errors import StoreError
+from ..naming import check_name
+from .clam import legacy_side
+from .foreign import Foreign, Found, plain_number
+from .hdf import (
+    EXACT_BARCODES,
+    EXACT_CENTERS,
+    MARK,
+    mark_in,
+    names_of,
+    number,
+    open_foreign,
+    points_of,
+    text,
+    vectors_of,
+)
+from .outgoing import Column, OutgoingSlide, kept, mark_of, overlap_share, write_extras
+
+TOOL = "TRIDENT"
+
+_NUMBERS = (
+    "patch_size",
+    "patch_size_level0",
+    "level0_magnification",
+    "target_magnification",
+    "overlap",
+    "level0_width",
+    "level0_height",
+)
+
+
+def find_trident(path: Path) -> tuple[Found, ...]:
+    """Features below a job's folder, and patches of slides that have no features; or the one file given."""
+    if path.is_file():
+        return (_found(path),)
+    files = sorted(p for p in path.rglob("*.h5") if not p.name.startswith("."))
+    features = [p for p in files if p.parent.name.startswith("features_")]
+    have = {(p.parent.parent, p.stem) for p in features}
+    patches = [p for p in files if p.parent.name == "patches" and (p.parent.parent, _slide_id(p)) not in have]
+    return tuple(_found(p) for p in features + patches or [p for p in files if p.parent == path])
+
+
+def _found(path: Path) -> Found:
+    return Found(_slide_id(path), path)
+
+
+def _slide_id(path: Path) -> str:
+    return path.stem if path.parent.name.startswith("features_") else path.stem.removesuffix("_patches")
+
+
+def read_trident(found: Found) -> Foreign:
+    """Read a features file, or a patches file.
+
+    Raises
+    ------
+    StoreError
+        If it holds one vector for a whole slide, or rows of features and coordinates differ in number.
+    """
+    with open_foreign(found.path) as file:
+        corners = points_of(file)
+        attributes = file["coords"].attrs
+        numbers = {name: value for name in _NUMBERS if (value := number(attributes, name)) is not None}
+        mark = mark_in(attributes)
+        features = vectors_of(file, "features") if "features" in file else None
+        encoder = text(file["features"].attrs, "encoder") if features is not None else None
+        centers = points_of(file, EXACT_CENTERS) if EXACT_CENTERS in file else None
+        barcode = names_of(file, EXACT_BARCODES) if EXACT_BARCODES in file else None
+        side = numbers.get("patch_size_level0") or legacy_side(attributes)
+    if features is not None and len(features) != len(corners):
+        msg = f"{found.path}: {len(features)} rows of features, {len(corners)} of coordinates"
+        raise StoreError(msg)
+    patch_px = numbers.get("patch_size")
+    if mark:
+        patch_px = mark.fov_um / mark.mpp
+        if features is not None and mark.dtype == "float16":  # exports are float32, as this tool's files are
+            features = features.astype(np.float16)
+    size = (numbers.get("level0_width"), numbers.get("level0_height"))
+    folder = found.path.parent.name
+    return Foreign(
+        found.slide_id,
+        TOOL,
+        corners,
+        side=side,
+        patch_px=patch_px or None,
+        center_px=centers,
+        features=features,
+        encoder=encoder,
+        hint=folder.removeprefix("features_") if folder.startswith("features_") else None,
+        barcode=barcode,
+        mpp=mark.slide_mpp if mark else None,
+        size_px=(int(size[0]), int(size[1])) if size[0] and size[1] else None,
+        patch_set=mark.patches if mark else None,
+        view=mark.view if mark else None,
+        overlap=numbers.get("overlap", 0.0) / patch_px if patch_px else 0.0,
+        details={"attributes": {name: plain_number(value) for name, value in numbers.items()}},
+    )
+
+
+def write_trident(outgoing: OutgoingSlide, folder: Path) -> tuple[list[Path], list[str]]:
+    """Write patches and features of a slide below `folder`, a job's folder; returns files, and what was left out."""
+    written: list[Path] = []
+    notes: list[str] = []
+    name = outgoing.slide.slide_id
+    for column in outgoing.columns:
+        if column.features.ndim != 2:
+            notes.append(f"{column.key}: TRIDENT has no place for several vectors a patch")
+            continue
+        attributes = _attributes(outgoing, column)
+        job = folder / _job_name(column, attributes)
+        place = job / "patches" / f"{name}_patches.h5"
+        path = job / f"features_{check_name(column.encoder, 'encoder')}" / f"{name}.h5"
+        for target in (place, path):
+            if target in written:  # encoders of one view share their patches
+                continue
+            if target.exists():
+                notes.append(kept(target))
+                continue
+            _write(target, outgoing, column, attributes=attributes, features=target == path)
+            written.append(target)
+    return written, notes
+
+
+def _attributes(outgoing: OutgoingSlide, column: Column) -> dict[str, Any]:
+    """Attributes of `coords`: those of the file the features came from, or the same made from um.
+
+    TRIDENT cuts again what it reads by `patch_size * level0_magnification / target_magnification`, so the target is
+    chosen such that this gives the side at level 0; the magnification of level 0 is its label for the slide's um/px.
+    """
+    slide = outgoing.slide
+    own = column.of(TOOL).get("attributes", {})
+    magnification = magnification_label(slide.mpp)
+    share = overlap_share(outgoing.patch_set, column.header.fov_um)
+    made = {
+        "patch_size": column.patch_px,
+        "patch_size_level0": plain_number(column.side_px),
+        "level0_magnification": plain_number(magnification),
+        "target_magnification": plain_number(round(magnification * column.patch_px / column.side_px, 12)),
+        "overlap": round(share * column.patch_px),
+        "level0_width": slide.width_px,
+        "level0_height": slide.height_px,
+    }
+    return {**made, **own, "name": slide.slide_id, MARK: mark_of(outgoing, column).text()}
+
+
+def magnification_label(mpp: float) -> float:
+    """TRIDENT's label of a scale: 10 from 0.6 to 1.2 um/px, doubled or halved with each factor of two."""
+    return 10.0 * 2.0 ** -math.floor(math.log2(mpp / 0.6))
+
+
+def _job_name(column: Column, attributes: dict[str, Any]) -> str:
+    """Folder of the patches; its magnification is nominal, so that slides of one view share it."""
+    own = column.of(TOOL).get("attributes", {})
+    magnification = own.get("target_magnification") or 10.0 / column.header.mpp
+    return f"{magnification:.4g}x_{attributes['patch_size']}px_{attributes['overlap']}px_overlap"
+
+
+def _write(
+    path: Path, outgoing: OutgoingSlide, column: Column, *, attributes: dict[str, Any], features: bool = False
+) -> None:
+    """Write one file: datasets grow by rows in chunks of one row, attributes sit on the datasets."""
+    import h5py
+
+    side = float(attributes["patch_size_level0"])
+    centers = outgoing.patches.center_px
+    corners = np.rint(centers - side / 2).astype(np.int64)
+    with atomic_path(path, once=True) as temporary, h5py.File(temporary, "w") as file:
+        if features:
+            rows = _growing(file, "features", np.asarray(column.features, dtype=np.float32))
+            rows.attrs.update(
+                {"name": outgoing.slide.slide_id, "savetodir": path.parent.name, "encoder": column.encoder}
+            )
+        coords = _growing(file, "coords", corners)
+        coords.attrs.update({**attributes, "savetodir": path.parent.parent.name})
+        write_extras(file, outgoing.patches, again_px=corners + side / 2, corners_px=corners.astype(np.float64))
+
+
+def _growing(file: Any, name: str, values: Floats | Any) -> Any:
+    row = values.shape[1:]
+    return file.create_dataset(
+        name, data=values, maxshape=(None, *row), chunks=(1, *row) if len(values) else None, track_times=False
+    )

@@ -1,0 +1,170 @@
+"""From a table to a search index, and slides added to one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Floats
+from .errors import StoreError
+from .feature_column import FeatureColumn, standardise
+from .index_record import KINDS, METRICS, STANDARDISE, BuildOptions, IndexRecord, IvfRecord
+from .ivf import IVF_FROM, IvfIndex
+from .ivf_recall import choose_nprobe
+from .mixing import mixing, sample_rows
+from .nearest import flat_index
+from .nearest_flat import BLOCK_ROWS, FlatIndex, NumpyFlat
+from .search import SearchIndex, nearest_rows
+from .stored_vectors import StoredVectors
+from .table import Table
+
+log = logging.getLogger(__name__)
+
+MIXING_K = 10
+MIXING_QUERIES = 1000
+
+SHIFTED = 0.5
+"""Cohort standard deviations, root mean square over dimensions, from which the mean of added slides is warned about."""
+
+
+def kind_for(kind: str, n: int) -> str:
+    """The kind of index for n rows."""
+    return kind if kind != "auto" else ("ivf" if n > IVF_FROM else "exact")
+
+
+def check_options(options: BuildOptions, *, standardised: str) -> None:
+    """Refuse what cannot be built.
+
+    Raises
+    ------
+    StoreError
+        If an option is unknown, or the recall no share.
+    """
+    for what, given, known in (
+        ("standardise within", standardised, STANDARDISE),
+        ("metric", options.metric, METRICS),
+        ("kind of index", options.kind, KINDS),
+    ):
+        if given not in known:
+            msg = f"{what} {given!r}: choose {', '.join(known[:-1])} or {known[-1]}"
+            raise StoreError(msg)
+    if not 0 < options.recall <= 1:
+        msg = f"recall {options.recall}: give a share above 0, at most 1, such as 0.99"
+        raise StoreError(msg)
+
+
+def build_index(table: Table, record: IndexRecord, options: BuildOptions) -> SearchIndex:
+    """Index every row of a table that has one feature key of vectors.
+
+    Raises
+    ------
+    StoreError
+        If the features are token grids.
+    """
+    column = table.columns[record.key]
+    if column.parts[0].ndim != 2:
+        msg = f"{record.key} holds token grids {column.parts[0].shape[1:]}; an index needs one vector a patch"
+        raise StoreError(msg)
+    shift, scale = _statistics(column, within=record.standardised)
+    if record.standardised == "none":
+        log.warning("%s: features are not standardised; the dimensions of largest mean rule the distance", record.key)
+    if record.standardised == "cohort":
+        record = replace(record, statistics_from=record.slide_ids)
+    index = _empty(table, record, shift=shift, scale=scale)
+    if record.kind == "ivf":
+        assert isinstance(index.flat, StoredVectors)
+        ivf = IvfIndex.train(index.flat)
+        settings = IvfRecord(ivf.nlist, options.recall, 0, 0, trained_rows=len(table))
+        index = replace(index, ivf=ivf, record=replace(record, ivf=settings))
+    return _filled(index, options, old=None)
+
+
+def add_slides(old: SearchIndex, table: Table, record: IndexRecord, options: BuildOptions) -> SearchIndex:
+    """Add the slides of a table that an index lacks; the table begins with the slides of the index, in its order.
+
+    Statistics of a cohort stay those of the slides that they were computed from, so that what is there need not
+    change; slides that lie far from them are warned about.
+    """
+    column = table.columns[record.key]
+    new = np.arange(len(old.record.slide_ids), len(record.slide_ids))
+    record = replace(record, statistics_from=old.record.statistics_from, ivf=old.record.ivf)
+    if record.standardised == "cohort":
+        shift, scale = (np.repeat(a[:1], len(record.slide_ids), axis=0) for a in (old.shift, old.scale))
+        _warn_of_shift(column.select(new), shift[0], scale[0], record)
+    else:
+        added = _statistics(column.select(new), within=record.standardised)
+        shift, scale = (np.concatenate([a, b]) for a, b in zip((old.shift, old.scale), added, strict=True))
+    if record.ivf is not None and len(table) > 2 * record.ivf.trained_rows:
+        log.warning("%s has more than doubled since its lists were laid out: rebuild it", record.name)
+    return _filled(replace(_empty(table, record, shift=shift, scale=scale), ivf=old.ivf), options, old=old)
+
+
+def _statistics(column: FeatureColumn, *, within: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Shift and scale (n_slides, dim)."""
+    if within == "none":
+        shape = (len(column.parts), column.dim)
+        return np.zeros(shape, dtype=np.float32), np.ones(shape, dtype=np.float32)
+    done = standardise(column, within=within)
+    assert done.shift is not None and done.scale is not None
+    return done.shift, done.scale
+
+
+def _empty(table: Table, record: IndexRecord, *, shift: NDArray[np.float32], scale: NDArray[np.float32]) -> SearchIndex:
+    """An index that reads its vectors from the feature files."""
+    column = replace(table.columns[record.key], shift=shift, scale=scale)
+    vectors = StoredVectors(column, table.slide, table.row, unit=record.metric == "cosine")
+    return SearchIndex(record, vectors, table.slide, table.row, table.center_um, shift, scale)
+
+
+def _filled(index: SearchIndex, options: BuildOptions, *, old: SearchIndex | None) -> SearchIndex:
+    """Give an index its vectors, its settings and its mixing report."""
+    vectors, start = index.flat, 0 if old is None else len(old)
+    assert isinstance(vectors, StoredVectors)
+    if index.ivf is None:
+        base = np.empty((len(index), vectors.column.dim), dtype=np.float32)
+        if old is not None:
+            base[:start] = old.flat.vectors(np.arange(start))
+        for first in range(start, len(index), BLOCK_ROWS):
+            base[first : first + BLOCK_ROWS] = vectors.block(first, first + BLOCK_ROWS)
+        longest = _longest(NumpyFlat(base), unit=vectors.unit)
+        flat = flat_index(base, longest=longest, device=options.device)
+        index = replace(index, flat=flat, record=replace(index.record, longest=longest))
+    else:
+        index.ivf.add(vectors, start=start)
+        longest = _longest(vectors, unit=vectors.unit)
+        flat = StoredVectors(vectors.column, index.slide, index.row, unit=vectors.unit, longest=longest)
+        index = replace(index, flat=flat, record=replace(index.record, longest=longest))
+        index = choose_nprobe(index, options.recall)
+    queries = sample_rows(index.slide, MIXING_QUERIES)
+    found = nearest_rows(index, queries, MIXING_K)[1]
+    record = index.record
+    report = mixing(found, queries, slide=index.slide, slide_ids=record.slide_ids, patient_ids=record.patient_ids)
+    return replace(index, record=replace(record, mixing=report))
+
+
+def _longest(vectors: FlatIndex, *, unit: bool) -> float:
+    """Length of the longest vector, with room for its rounding."""
+    if unit:
+        return 1.0
+    longest = 0.0
+    for start in range(0, vectors.ntotal, BLOCK_ROWS):
+        rows = vectors.vectors(np.arange(start, min(start + BLOCK_ROWS, vectors.ntotal)))
+        longest = max(longest, float(np.einsum("ij,ij->i", rows, rows).max()))
+    return float(np.sqrt(longest)) * (1 + 1e-6)
+
+
+def _warn_of_shift(new: FeatureColumn, shift: Floats, scale: Floats, record: IndexRecord) -> None:
+    for slide_id, part in zip(record.slide_ids[-len(new.parts) :], new.parts, strict=True):
+        if not len(part):
+            continue
+        mean = (np.asarray(part, dtype=np.float64).mean(axis=0) - shift) * scale
+        away = float(np.sqrt((mean[scale > 0] ** 2).mean())) if (scale > 0).any() else 0.0
+        if away > SHIFTED:
+            log.warning(
+                "slide %s lies %.2f standard deviations from the %d slides that standardise the index of %s (more "
+                "than %.1f): build it anew with `--rebuild`, or standardise within slides",
+                slide_id, away, len(record.statistics_from), record.key, SHIFTED,
+            )  # fmt: skip

@@ -1,0 +1,111 @@
+"""What a search index is made of, as it stands in `index.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .mixing import Mixing
+
+METRICS = ("cosine", "ip")
+KINDS = ("auto", "exact", "ivf")
+STANDARDISE = ("cohort", "slide", "none")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build an index.
+
+    Attributes
+    ----------
+    metric
+        "cosine", or "ip": the inner product of the standardised features, without scaling them to length one.
+    kind
+        "exact", "ivf" (inverted lists of fp16 codes, for millions of rows), or "auto": exact up to 1,000,000 rows.
+    recall
+        Share of the true ten nearest that an "ivf" index is to find, measured on a sample.
+    rebuild
+        Build from all slides even where adding the new ones would do.
+    device
+        Where the neighbours of the mixing report are searched: "cpu", "cuda" or "auto".
+    """
+
+    metric: str = "cosine"
+    kind: str = "auto"
+    recall: float = 0.99
+    rebuild: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class IvfRecord:
+    """How an inverted index was set, and what that gave.
+
+    Attributes
+    ----------
+    nlist
+        Number of lists.
+    nprobe
+        Lists looked at, by what is excluded: "none", "slide", "patient".
+    recall
+        Recall@`k` measured with them on `queries` rows of the index, by what is excluded.
+    target
+        The recall asked for.
+    trained_rows
+        Rows that the index held when its lists were laid out.
+    """
+
+    nlist: int
+    target: float
+    k: int
+    queries: int
+    trained_rows: int
+    nprobe: dict[str, int] = field(default_factory=dict)
+    recall: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """What an index is made of.
+
+    Attributes
+    ----------
+    standardised
+        Whose statistics z-scored the rows: "cohort", "slide" or "none".
+    metric
+        "cosine" (rows scaled to length one) or "ip".
+    slide_ids, patient_ids, patches_digests, mpp
+        (n_slides,) in the order of the rows: what a search compares with the store of its own day.
+    kind
+        "exact" or "ivf".
+    longest
+        Length of the longest vector.
+    statistics_from
+        Slides that the statistics of a cohort were computed from; slides added later are not among them.
+    """
+
+    name: str
+    key: str
+    patches: str
+    fingerprint: str
+    standardised: str
+    metric: str
+    slide_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    patches_digests: tuple[str, ...]
+    mpp: tuple[float, ...]
+    kind: str = "exact"
+    longest: float = 1.0
+    statistics_from: tuple[str, ...] = ()
+    ivf: IvfRecord | None = None
+    mixing: Mixing | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> IndexRecord:
+        """Read what `dataclasses.asdict` and JSON made of a record."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if plain.get("ivf"):
+            plain["ivf"] = IvfRecord(**plain["ivf"])
+        if plain.get("mixing"):
+            plain["mixing"] = Mixing.from_json(plain["mixing"])
+        return cls(**plain)

@@ -1,0 +1,159 @@
+"""Re-reading a whole store: every byte against its checksum, every file against the others."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .catalog_file import CATALOG, COLUMNS
+from .catalog_rows import Entry, list_folders
+from .verify_catalog import check_catalog
+from .verify_index import examine_index
+from .verify_problem import MENDS, Problem
+from .verify_slide import FileFindings, examine_slide
+
+__all__ = ["Problem", "Verification", "examine_store", "verify_store"]
+
+_THREADS = 4
+"""Checksums are computed beside one another; HDF5 itself is used by one thread at a time."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What re-reading a store found.
+
+    Attributes
+    ----------
+    problems
+        Sorted by file.
+    notes
+        What is no damage, and worth knowing: unfinished files, files without checksums, indexes older than the store.
+    files, size_bytes
+        What was read, indexes apart.
+    """
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    files: int
+    size_bytes: int
+
+
+def verify_store(root: Path) -> tuple[Problem, ...]:
+    """Everything that is wrong in a store; empty where all is whole.
+
+    Raises
+    ------
+    StoreError
+        If `root` is no folder.
+    """
+    return examine_store(root).problems
+
+
+def examine_store(root: Path, progress: Callable[[str, int, int], None] | None = None) -> Verification:
+    """Re-read everything in a store; nothing is written.
+
+    Parameters
+    ----------
+    progress
+        Called with (slide id, slides done, slides) after each slide.
+
+    Raises
+    ------
+    StoreError
+        If `root` is no folder.
+    """
+    slides: defaultdict[str, list[Entry]] = defaultdict(list)
+    for folder in list_folders(root):
+        for entry in folder.entries():
+            slides[entry.slide_id].append(entry)
+    files: list[FileFindings] = []
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        examined = pool.map(lambda slide_id: examine_slide(root, slide_id, slides[slide_id]), sorted(slides))
+        for done, (slide_id, (found, wrong)) in enumerate(zip(sorted(slides), examined, strict=True), start=1):
+            files += found
+            problems += wrong
+            if progress is not None:
+                progress(slide_id, done, len(slides))
+    entries = {file.entry.path: file.entry for file in files}
+    problems += check_fingerprints(entries.values())
+    problems += check_catalog(root, entries, named={problem.path for problem in problems})
+    indexes = [examine_index(root, name, entries) for name in _index_names(root)]
+    problems += [problem for index in indexes for problem in index.problems]
+    stray, unfinished = _other_files(root, entries)
+    problems += stray
+    return Verification(
+        problems=tuple(sorted(problems, key=lambda problem: (problem.path, problem.dataset))),
+        notes=(*_notes(files, unfinished), *(note for index in indexes for note in index.notes)),
+        files=len(files),
+        size_bytes=sum(entry.size for entry in entries.values()),
+    )
+
+
+def check_fingerprints(entries: Iterable[Entry]) -> Iterator[Problem]:
+    """Keys under which several encoders' features lie."""
+    prints: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    slide: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        if entry.kind == "features" and not entry.problem:
+            folder = entry.path.rsplit("/", 1)[0]
+            prints[folder][entry.fingerprint] += 1
+            slide.setdefault((folder, entry.fingerprint), entry.slide_id)
+    for folder, counts in prints.items():
+        if len(counts) > 1:
+            said = ", ".join(
+                f"{name[:12]} of {count} slides such as {slide[folder, name]}" for name, count in counts.most_common()
+            )
+            mend = "delete the files of one of them and featurize those slides again, or keep them under another `--as`"
+            yield Problem(folder, "", "fingerprint", f"features of different encoders lie under one key: {said}", mend)
+
+
+def _index_names(root: Path) -> list[str]:
+    folder = root / "indexes"
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _other_files(root: Path, entries: dict[str, Entry]) -> tuple[list[Problem], list[str]]:
+    """Files that have no place in a store (or are broken pictures), and the names of unfinished ones."""
+    problems, unfinished = [], []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(folder).relative_to(root).as_posix()
+        for name in sorted(names):
+            path = name if here == "." else f"{here}/{name}"
+            if name.startswith("."):
+                unfinished.append(path)
+            elif (
+                path in entries or path in (CATALOG, COLUMNS) or (here.startswith("indexes/") and here.count("/") == 1)
+            ):
+                continue
+            elif here == "qc" and name.endswith(".jpg"):
+                if not _is_whole_jpeg(root / path):
+                    problems.append(Problem(path, "", "", "is no whole JPEG picture", MENDS["qc"]))
+            else:
+                problems.append(Problem(path, "", "", "has no place in a store", MENDS["place"]))
+    return problems, unfinished
+
+
+def _is_whole_jpeg(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
+
+
+def _notes(files: Iterable[FileFindings], unfinished: list[str]) -> Iterator[str]:
+    bare = Counter(file.entry.kind for file in files if not file.covered and not file.problems)
+    for kind, count in sorted(bare.items()):
+        files_of = f"{count} file{'s' if count > 1 else ''} of {kind}"
+        yield f"{files_of} carry no checksums, as older ones do: they were read, but are not covered"
+    if unfinished:
+        more = f" and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
+        yield f"unfinished: {', '.join(unfinished[:3])}{more}; `tissuary featurize` goes on from them or removes them"

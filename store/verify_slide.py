@@ -1,0 +1,162 @@
+"""Everything a store holds of one slide: each file against its checksums, then the files against one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arrays import Floats
+from .catalog import Contents, file_sha256, fill_in, read_contents
+from .catalog_rows import Entry
+from .errors import InvalidNameError, StoreError
+from .expression import Expression
+from .feature_file import FeatureFile
+from .naming import FeatureKey, check_name
+from .patch_file import Patches
+from .schema import DAMAGE, EXPRESSION, FEATURES, PATCHES, SLIDE, open_h5
+from .slide_file import SlideRecord
+from .verify_agreement import check_expression, check_features, check_patches, check_slide
+from .verify_datasets import check_attributes, check_blocks, check_datasets, is_covered
+from .verify_problem import MENDS, Problem, of_error
+
+_ENCODINGS = {"slide": SLIDE, "patches": PATCHES, "features": FEATURES, "expression": EXPRESSION}
+
+
+@dataclass(frozen=True)
+class FileFindings:
+    """What re-reading one file found.
+
+    Attributes
+    ----------
+    entry
+        Its row as the catalogue should have it.
+    contents
+        None where it cannot be read.
+    slide_id
+        Of which slide it says that it is; empty where it does not say.
+    covered
+        Whether its datasets carry checksums.
+    center_px
+        (n, 2) centres that a file of counts repeats.
+    """
+
+    entry: Entry
+    contents: Contents | None = None
+    slide_id: str = ""
+    covered: bool = True
+    center_px: Floats | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def examine_slide(root: Path, slide_id: str, entries: Sequence[Entry]) -> tuple[list[FileFindings], list[Problem]]:
+    """Re-read all files of one slide; returns the findings, without what was read, and the problems."""
+    files = [_examine_file(root, entry) for entry in entries]
+    problems = [problem for file in files for problem in file.problems]
+    problems += _check_names(slide_id, files)
+    problems += _check_agreement(files)
+    return [replace(file, contents=None, center_px=None) for file in files], problems
+
+
+def _examine_file(root: Path, entry: Entry) -> FileFindings:
+    """Read one file, and compare every byte of its datasets with the checksums."""
+    found = FileFindings(entry)
+    mend, path = MENDS[entry.kind], root / entry.path
+    problems: list[Problem] = []
+    try:
+        with open_h5(path, _ENCODINGS[entry.kind]) as file:
+            problems += check_attributes(file, entry.path, kind=entry.kind)
+            if entry.kind != "features":
+                problems += check_datasets(file, entry.path, kind=entry.kind)
+                found = replace(found, covered=is_covered(file))
+            found = replace(found, slide_id=_named_slide(file), center_px=_repeated_centres(file, entry.kind))
+        contents = read_contents(path, entry.kind)
+        if isinstance(contents, FeatureFile):
+            problems += _check_rows(root, entry.path, contents)
+        sha256 = file_sha256(path) if entry.kind == "expression" else ""
+        found = replace(found, entry=fill_in(entry, contents, sha256=sha256), contents=contents)
+    except (StoreError, OSError, MemoryError) as error:
+        found = replace(found, entry=entry._replace(problem=str(error)))
+        if not problems:  # else the dataset at fault is named already
+            problems.append(of_error(root, entry.path, error, mend=mend))
+    return replace(found, problems=tuple(problems))
+
+
+def _check_rows(root: Path, path: str, opened: FeatureFile) -> Iterator[Problem]:
+    with open_h5(root / path, FEATURES) as file:
+        sums = np.asarray(file["crc32"]) if "crc32" in file else None
+    if sums is None:
+        yield Problem(path, "crc32", "", "is missing: nothing says what the rows should be", MENDS["features"])
+        return
+    yield from check_blocks(root, path, opened, sums)
+
+
+def _named_slide(file: Any) -> str:
+    """The slide that an opened file says it is of; counts say it in `uns`."""
+    if "slide_id" in file.attrs:
+        return str(file.attrs["slide_id"])
+    try:
+        return str(file["uns/slide_id"].asstr()[()]) if "uns/slide_id" in file else ""
+    except DAMAGE:  # the checksum of the dataset tells
+        return ""
+
+
+def _repeated_centres(file: Any, kind: str) -> Floats | None:
+    try:
+        return np.asarray(file["obsm/spatial"]) if kind == "expression" and "obsm/spatial" in file else None
+    except DAMAGE:
+        return None
+
+
+def _check_names(slide_id: str, files: Sequence[FileFindings]) -> Iterator[Problem]:
+    """Names that the format does not allow, and files that were renamed."""
+    for file in files:
+        entry = file.entry
+        try:
+            check_name(slide_id, "slide id")
+            if entry.kind in ("patches", "features"):
+                check_name(entry.patches, "patch set")
+            if entry.kind == "features":
+                FeatureKey.parse(entry.key)
+        except InvalidNameError as error:
+            yield Problem(entry.path, "", "", f"has no name of the format: {error}", MENDS["place"])
+        if file.slide_id not in ("", slide_id):
+            what = f"says that it is of slide {file.slide_id}: it was renamed or copied"
+            yield Problem(entry.path, "", "attributes", what, f"rename it to {file.slide_id}, or delete it")
+
+
+def _check_agreement(files: Sequence[FileFindings]) -> Iterator[Problem]:
+    """Files of one slide against one another."""
+    present = {(file.entry.kind, file.entry.patches) for file in files}
+    record = next((file.contents for file in files if isinstance(file.contents, SlideRecord)), None)
+    places = {file.entry.patches: file.contents for file in files if isinstance(file.contents, Patches)}
+    others = {file.entry.patches: None for file in files if file.entry.kind == "patches"} | {
+        name: len(place) for name, place in places.items()
+    }
+    for file in files:
+        entry, contents = file.entry, file.contents
+        yield from _check_company(entry, present)
+        if isinstance(contents, SlideRecord):
+            yield from check_slide(entry.path, contents)
+        elif isinstance(contents, Patches):
+            yield from check_patches(entry.path, contents, others)
+        elif isinstance(contents, FeatureFile):
+            patches, rows = places.get(entry.patches), len(contents.features)
+            yield from check_features(entry.path, contents.header, rows, record=record, patches=patches)
+        elif isinstance(contents, Expression):
+            yield from check_expression(entry.path, contents, center_px=file.center_px, spots=places.get("spots"))
+
+
+def _check_company(entry: Entry, present: set[tuple[str, str]]) -> Iterator[Problem]:
+    """Files that cannot be used because another one is gone."""
+    needed = [] if entry.kind == "slide" else [("slide", "", f"slides/{entry.slide_id}.h5")]
+    if entry.kind in ("features", "expression"):
+        patches = entry.patches or "spots"
+        needed.append(("patches", patches, f"patches/{patches}/{entry.slide_id}.h5"))
+    for kind, patches, path in needed:
+        if (kind, patches) not in present:
+            mend = f"run `tissuary featurize` again, which makes {path}, or delete this file"
+            yield Problem(entry.path, "", "", f"is of no use without {path}, which is missing", mend)

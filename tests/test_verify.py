@@ -1,0 +1,506 @@
+"""Verify: every flipped byte, cut file and disagreement of a store is found, and named with its place."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from tissuary.benchmarks.flips import changed, cut_one, flip_one, spans_of
+from tissuary.cli.main import main
+from tissuary.store import Store
+from tissuary.store.checksums import content_crc32
+from tissuary.store.errors import StoreError
+from tissuary.store.expression import Expression, read_expression, write_expression
+from tissuary.store.feature_file import FeatureHeader, read_features, write_features
+from tissuary.store.patch_file import Patches, read_patches, write_patches
+from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.slide_file import read_slide, write_slide
+from tissuary.store.verify import examine_store, verify_store
+
+KEY = "toy@20x"
+
+
+@pytest.fixture
+def store(make_store):
+    """Three slides with counts; 300 rows are two blocks of features. Slide a1 has nested grids too."""
+    store = make_store({"a1": ("A", 300), "a2": ("A", 30), "b1": ("B", 28)}, dim=4, n_genes=20)
+    coarse = Patches(np.array([[400.0, 400.0], [1200.0, 400.0]]), np.array(["0x0", "0x1"]))
+    fine = Patches(
+        np.stack([np.arange(4) * 400.0 + 200, np.full(4, 200.0)], axis=1),
+        np.array(["0x0", "0x1", "0x2", "0x3"]),
+        np.stack([np.zeros(4), np.arange(4)], axis=1),
+        np.array([0, 0, 1, -1]),
+        "grid-400um",
+    )
+    write_patches(patches_path(store.path, "a1", patches="grid-400um"), coarse, slide_id="a1")
+    write_patches(patches_path(store.path, "a1", patches="grid-200um"), fine, slide_id="a1")
+    assert store.entries
+    return store
+
+
+def found(store, path):
+    """The problems of one file, relative to the store; every other file must be whole."""
+    problems = verify_store(store.path)
+    assert {problem.path for problem in problems} == {path}, problems
+    return problems
+
+
+def rewrite(path, write, *words, **options):
+    path.unlink()
+    write(path, *words, **options)
+
+
+def forget_catalog(store):
+    for name in ("catalog.parquet", "catalog.json"):
+        (store.path / name).unlink()
+
+
+def test_a_whole_store_has_no_problems_and_is_left_as_it_was(store):
+    before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*")}
+    found = examine_store(store.path)
+    assert (found.problems, found.notes) == ((), ())
+    assert found.files == len(store.entries) == 3 * 5 + 2
+    assert found.size_bytes == sum((store.path / entry.path).stat().st_size for entry in store.entries)
+    assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
+
+
+def test_one_flipped_byte_in_any_dataset_of_any_file_is_found_and_named(store):
+    rng = np.random.default_rng(0)
+    paths = [
+        slide_path(store.path, "a2"),
+        patches_path(store.path, "a1", patches="grid-200um"),
+        features_path(store.path, "a1", key=KEY),
+        expression_path(store.path, "a2"),
+    ]
+    seen = set()
+    for path in paths:
+        for name, offset, size in {
+            name: (name, offset, size) for name, offset, size in spans_of(path) if size
+        }.values():
+            with changed(path) as content:
+                content[offset + int(rng.integers(size))] ^= 1 << int(rng.integers(8))
+                path.write_bytes(content)
+                problems = verify_store(store.path)
+            relative = path.relative_to(store.path).as_posix()
+            wanted = "features" if name == "crc32" else name  # which of both changed cannot be told
+            assert {p.path for p in problems} == {relative}, (relative, name)
+            assert wanted in {p.dataset for p in problems}, (relative, name)
+            seen.add(name)
+    assert {"thumbnail", "center", "barcode", "array", "parent", "features", "crc32"} < seen
+    assert {"X/data", "X/indices", "X/indptr", "obs/barcode", "var/gene", "obsm/spatial", "uns/slide_id"} < seen
+    assert verify_store(store.path) == ()
+
+
+def test_random_flips_and_cuts_anywhere(store):
+    rng = np.random.default_rng(1)
+    store.build_index(KEY)
+    assert [missed for missed in (flip_one(store.path, rng) for _ in range(16)) if missed] == []
+    assert [opened for opened in (cut_one(store.path, rng) for _ in range(40)) if opened] == []
+    assert verify_store(store.path) == ()
+
+
+def test_a_flip_names_the_block_and_its_rows(store):
+    path = features_path(store.path, "a1", key=KEY)
+    offset = read_features(path).features.offset
+    with path.open("r+b") as file:
+        file.seek(offset + 270 * 4 * 2)  # row 270 of 4 halves
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    (problem,) = found(store, f"features/spots/{KEY}/a1.h5")
+    assert (problem.dataset, problem.where) == ("features", "block 1 (rows 256 to 299)")
+    assert "do not match their checksum, crc32[1]" in problem.what
+    assert "delete it and run `tissuary featurize` again" in problem.mend
+
+
+def test_a_flip_among_attributes_is_found(store):
+    path = slide_path(store.path, "b1")
+    content = path.read_bytes()
+    assert content.count(b"made up") == 1
+    path.write_bytes(content.replace(b"made up", b"made uq"))
+    (problem,) = found(store, "slides/b1.h5")
+    assert (problem.where, problem.what[:28]) == ("attributes", "do not match their checksum:")
+
+
+def test_nan_rows_are_named_although_their_checksum_is_right(store):
+    path = features_path(store.path, "a1", key=KEY)
+    header, values = read_features(path).header, np.array(read_features(path).features)
+    values[260, 2], values[262, 0] = np.nan, -np.inf
+    path.unlink()
+    with write_features(path, header, shape=values.shape) as writer:
+        writer.append(np.zeros(values.shape, np.float32))
+    with path.open("r+b") as file, h5py.File(path) as h5:
+        import zlib
+
+        sums = [zlib.crc32(values[:256].tobytes()), zlib.crc32(values[256:].tobytes())]
+        for name, content in (("features", values.tobytes()), ("crc32", np.array(sums, "<u4").tobytes())):
+            file.seek(h5[name].id.get_offset())
+            file.write(content)
+    (problem,) = found(store, f"features/spots/{KEY}/a1.h5")
+    assert (problem.where, problem.what) == ("block 1, rows 260, 262", "NaN or infinity")
+
+
+def test_negative_and_infinite_counts_are_named_by_row(store):
+    path, patches = expression_path(store.path, "a2"), store.patches("a2")
+    old = read_expression(path)
+    dense = old.counts.toarray()
+    dense[3, 0], dense[7, 1] = -1, np.inf
+    rewrite(path, write_expression, Expression(csr_matrix(dense), old.genes, old.barcode), patches, slide_id="a2")
+    forget_catalog(store)
+    (problem,) = found(store, "expression/a2.h5ad")
+    assert (problem.dataset, problem.where) == ("X/data", "rows 3, 7")
+    assert problem.what == "NaN, infinity or a count below zero"
+
+
+def test_counts_in_another_order_than_the_spots(store):
+    path, patches = expression_path(store.path, "a2"), store.patches("a2")
+    old, order = read_expression(path), np.r_[1, 0, 2:30]
+    turned = Patches(patches.center_px[order], patches.barcode[order], patches.array[order])
+    rewrite(path, write_expression, Expression(old.counts[order], old.genes, turned.barcode), turned, slide_id="a2")
+    forget_catalog(store)
+    rows, centres = found(store, "expression/a2.h5ad")
+    assert (rows.dataset, rows.where) == ("obs", "rows 0, 1")
+    assert f"the spots in another order: row 0 is {patches.barcode[1]}, wanted {patches.barcode[0]}" in rows.what
+    assert (centres.dataset, centres.what) == ("obsm/spatial", "is not the centres of patches/spots")
+
+
+def test_fewer_counts_than_spots(store):
+    path, patches = expression_path(store.path, "a2"), store.patches("a2")
+    old = read_expression(path)
+    part = Patches(patches.center_px[:29], patches.barcode[:29], patches.array[:29])
+    rewrite(path, write_expression, Expression(old.counts[:29], old.genes, part.barcode), part, slide_id="a2")
+    forget_catalog(store)
+    assert [p.what for p in found(store, "expression/a2.h5ad")] == ["has 29 rows for 30 spots"]
+
+
+def test_features_of_other_patches_image_scale_and_length(store):
+    path = features_path(store.path, "a2", key=KEY)
+    header = replace(read_features(path).header, patches_digest="0" * 64, source_digest="another", slide_mpp=0.25)
+    path.unlink()
+    with write_features(path, header, shape=(29, 4)) as writer:
+        writer.append(np.ones((29, 4), np.float32))
+    forget_catalog(store)
+    said = [problem.what for problem in found(store, f"features/spots/{KEY}/a2.h5")]
+    assert any(what.startswith("were made from another image: source_digest another is not the") for what in said)
+    assert "were made at another scale: slide_mpp 0.25 is not the slide's mpp, 0.5" in said
+    assert any("belong to other patches: patches_digest 000000000000 is not" in what for what in said)
+    assert "has 29 rows for 30 patches" in said
+    assert len(said) == 4
+
+
+def test_two_encoders_under_one_key(store):
+    path = features_path(store.path, "b1", key=KEY)
+    opened = read_features(path)
+    header, values = replace(opened.header, fingerprint="another"), np.array(opened.features, np.float32)
+    path.unlink()
+    with write_features(path, header, shape=values.shape) as writer:
+        writer.append(values)
+    forget_catalog(store)
+    (problem,) = found(store, f"features/spots/{KEY}")
+    assert problem.what == (
+        "features of different encoders lie under one key: print of toy of 2 slides such as a1, "
+        "another of 1 slides such as b1"
+    )
+    assert "--as" in problem.mend
+
+
+def test_renamed_files_and_files_without_company(store):
+    for path in (slide_path(store.path, "b1"), patches_path(store.path, "b1")):
+        path.rename(path.with_name("b2.h5"))
+    said = {(problem.path, problem.what) for problem in verify_store(store.path)}
+    assert ("slides/b2.h5", "says that it is of slide b1: it was renamed or copied") in said
+    assert ("patches/spots/b2.h5", "says that it is of slide b1: it was renamed or copied") in said
+    lost = f"features/spots/{KEY}/b1.h5"
+    assert (lost, "is of no use without slides/b1.h5, which is missing") in said
+    assert (lost, "is of no use without patches/spots/b1.h5, which is missing") in said
+    assert ("expression/b1.h5ad", "is of no use without patches/spots/b1.h5, which is missing") in said
+
+
+def test_parents_must_be_rows_of_a_grid_that_is_there(store):
+    path = patches_path(store.path, "a1", patches="grid-200um")
+    fine = read_patches(path)
+    rewrite(path, write_patches, replace(fine, parent=np.array([0, 2, -2, -1])), slide_id="a1")
+    (problem,) = found(store, "patches/grid-200um/a1.h5")
+    assert (problem.dataset, problem.where) == ("parent", "rows 1, 2")
+    assert problem.what == "parent 2 is no row of grid-400um, which has 2"
+    rewrite(path, write_patches, replace(fine, parent_set="grid-800um"), slide_id="a1")
+    forget_catalog(store)
+    (problem,) = found(store, "patches/grid-200um/a1.h5")
+    assert problem.what == "names rows of the grid grid-800um, of which this slide has no patches"
+
+
+def test_centres_that_are_no_numbers(store):
+    path = patches_path(store.path, "a1", patches="grid-400um")
+    old = read_patches(path)
+    rewrite(path, write_patches, replace(old, center_px=np.array([[np.nan, 1], [2, 3]])), slide_id="a1")
+    (problem,) = found(store, "patches/grid-400um/a1.h5")
+    assert (problem.dataset, problem.where, problem.what) == ("center", "row 0", "NaN or infinity")
+
+
+def test_structural_damage_foreign_and_newer_files_are_named(store):
+    damaged = features_path(store.path, "a2", key="haematoxylin@20x")
+    content = bytearray(damaged.read_bytes())
+    content[12] ^= 1  # in the superblock, which carries its own checksum
+    damaged.write_bytes(content)
+    newer = patches_path(store.path, "a1", patches="grid-400um")
+    with h5py.File(newer, "a") as file:
+        file.attrs["encoding-version"] = "2"
+    foreign = features_path(store.path, "a1", key="uni@20x")
+    foreign.parent.mkdir(parents=True)
+    with h5py.File(foreign, "w") as file:
+        file["feats"] = np.zeros((3, 2), np.float16)
+    said = {problem.path: problem.what for problem in verify_store(store.path)}
+    assert said["features/spots/haematoxylin@20x/a2.h5"].startswith("is not a whole HDF5 file")
+    assert "tissuary-patches version 2; wanted tissuary-patches version 1" in said["patches/grid-400um/a1.h5"]
+    assert "It looks like a file of STAMP" in said["features/spots/uni@20x/a1.h5"]
+    assert len(said) == 3
+
+
+def test_files_without_a_place_and_unfinished_files(store):
+    (store.path / "notes.txt").write_text("mine")
+    odd = store.path / "features" / "spots" / "no key at all" / "a1.h5"
+    odd.parent.mkdir()
+    shutil.copy(features_path(store.path, "a1", key=KEY), odd)
+    (store.path / "features" / "spots" / KEY / ".a9.h5.journal").write_text("{}")
+    (store.path / "qc").mkdir()
+    (store.path / "qc" / "a1.jpg").write_bytes(b"\xff\xd8 cut short")
+    found = examine_store(store.path)
+    said = {problem.path: problem.what for problem in found.problems}
+    assert said.keys() == {"notes.txt", "qc/a1.jpg", "features/spots/no key at all/a1.h5"}
+    assert said["notes.txt"] == "has no place in a store"
+    assert "does not read as <backbone>" in said["features/spots/no key at all/a1.h5"]
+    assert said["qc/a1.jpg"] == "is no whole JPEG picture"
+    assert found.notes == (
+        f"unfinished: features/spots/{KEY}/.a9.h5.journal; `tissuary featurize` goes on from them or removes them",
+    )
+
+
+def test_older_files_without_checksums_are_noted_and_not_blamed(store):
+    for path in (patches_path(store.path, "a2"), patches_path(store.path, "b1"), expression_path(store.path, "a1")):
+        with h5py.File(path, "a") as file:
+            file.attrs.pop("attributes_crc32", None)
+            file.visititems(lambda _, item: item.attrs.pop("crc32", None) and None)
+    forget_catalog(store)
+    found = examine_store(store.path)
+    assert found.problems == ()
+    assert found.notes == (
+        "1 file of expression carry no checksums, as older ones do: they were read, but are not covered",
+        "2 files of patches carry no checksums, as older ones do: they were read, but are not covered",
+    )
+    with h5py.File(patches_path(store.path, "a2"), "a") as file:
+        file["center"][0, 0] += 1
+    (problem,) = verify_store(store.path)
+    assert "centres and barcodes do not match their digest" in problem.what
+
+
+def test_one_checksum_that_is_gone_is_damage(store):
+    with h5py.File(patches_path(store.path, "a2"), "a") as file:
+        del file["array"].attrs["crc32"]
+    forget_catalog(store)
+    (problem,) = found(store, "patches/spots/a2.h5")
+    assert (problem.dataset, problem.what) == ("array", "has no checksum, as the other datasets of the file have")
+
+
+def test_a_catalogue_that_disagrees_with_the_files(store):
+    import polars
+
+    catalog = store.path / "catalog.json"
+    saved = json.loads(catalog.read_text())
+    columns = saved["folders"][f"features/spots/{KEY}"]["columns"]
+    columns["rows"][1], columns["fingerprint"][2] = 31, "another"
+    catalog.write_text(json.dumps(saved))
+    frame = polars.read_parquet(store.path / "catalog.parquet")
+    frame.with_columns(size=polars.col("size") + (polars.col("path") == "slides/a1.h5")).write_parquet(
+        store.path / "catalog.parquet"
+    )
+    features_path(store.path, "b1", key="haematoxylin@20x").unlink()
+    said = {(problem.path, problem.where): problem.what for problem in verify_store(store.path)}
+    gone = "features/spots/haematoxylin@20x/b1.h5"
+    size = slide_path(store.path, "a1").stat().st_size
+    assert said == {
+        ("catalog.json", f"row of features/spots/{KEY}/a2.h5"): "says rows 31, the file has 30",
+        ("catalog.json", f"row of features/spots/{KEY}/b1.h5"): (
+            f"says fingerprint 'another', the file has 'print of {KEY}'"
+        ),
+        ("catalog.json", f"row of {gone}"): f"speaks of {gone}, which is not there",
+        ("catalog.parquet", f"row of {gone}"): f"speaks of {gone}, which is not there",
+        ("catalog.parquet", "row of slides/a1.h5"): f"says size {size + 1}, the file has {size}",
+    }
+    forget_catalog(store)
+    assert Store(store.path).entries
+    assert verify_store(store.path) == ()
+
+
+def test_counts_that_changed_behind_their_checksums_are_found_by_the_catalogue(store):
+    path = expression_path(store.path, "b1")
+    with h5py.File(path, "a") as file:
+        file.attrs["remark"] = "attributes of AnnData files have no checksum of their own"
+    problems = verify_store(store.path)
+    assert {problem.path for problem in problems} == {"catalog.json", "catalog.parquet"}
+    assert all("row of expression/b1.h5ad" in problem.where and "sha256" in problem.what for problem in problems)
+
+
+def test_indexes_that_are_damaged_or_older_than_the_store(store):
+    store.build_index(KEY)
+    folder = store.path / "indexes" / f"spots.{KEY}"
+    data = next(folder.glob("vectors-*"))
+    with changed(data) as content:
+        content[len(content) // 2] ^= 4
+        data.write_bytes(content)
+        (problem,) = found(store, data.relative_to(store.path).as_posix())
+        assert problem.what == "does not match its sha256 in index.json"
+    (folder / "spare.bin").write_bytes(b"")
+    assert "index.json does not name it" in found(store, f"indexes/spots.{KEY}/spare.bin")[0].what
+    (folder / "spare.bin").unlink()
+    meta = folder / "index.json"
+    for content in (meta.read_bytes()[:-9], meta.read_bytes().replace(b"a1", b"a9", 1)):
+        with changed(meta):
+            meta.write_bytes(content)
+            (problem,) = found(store, f"indexes/spots.{KEY}/index.json")
+            assert "run `tissuary index` again" in problem.mend
+    path = slide_path(store.path, "b1")
+    rewrite(path, write_slide, replace(read_slide(path), patient_id="C"), thumbnail=np.zeros((4, 4, 3), np.uint8))
+    forget_catalog(store)
+    (problem,) = found(store, f"indexes/spots.{KEY}/index.json")
+    assert problem.what == "patient of slide b1 changed since the index was made"
+
+
+def test_an_index_older_than_the_store_is_a_note(store):
+    store.build_index(KEY)
+    features_path(store.path, "b1", key=KEY).unlink()
+    forget_catalog(store)
+    seen = examine_store(store.path)
+    assert seen.problems == ()
+    assert seen.notes == (
+        f"indexes/spots.{KEY} is older than the store: 0 slides came and 1 went since; run `tissuary index` again",
+    )
+
+
+def layouts(tmp_path):
+    """Files as other tools write them, as far as they tell them apart."""
+
+    def trident(file):
+        file["features"] = np.zeros((2, 4), np.float32)
+        file["coords"] = np.zeros((2, 2), np.int64)
+        file["coords"].attrs.update({"patch_size_level0": 512, "level0_magnification": 40})
+
+    def clam(file):
+        file["features"] = np.zeros((2, 4), np.float32)
+        file["coords"] = np.zeros((2, 2), np.int32)
+
+    def stamp(file):
+        file["feats"], file["coords"] = np.zeros((2, 4), np.float16), np.zeros((2, 2), np.float32)
+        file.attrs.update({"stamp_version": "2.1", "extractor": "uni", "unit": "um"})
+
+    def hest(file):
+        file["embeddings"], file["coords"] = np.zeros((2, 4), np.float32), np.zeros((2, 2), np.int64)
+        file["barcodes"] = np.array([[b"1x1"], [b"1x2"]])
+
+    def triplex(file):
+        file["embeddings"], file["mask_tb"] = np.zeros((2, 25, 4), np.float32), np.zeros((2, 25), bool)
+
+    for make in (trident, clam, stamp, hest, triplex):
+        path = tmp_path / f"{make.__name__}.h5"
+        with h5py.File(path, "w") as file:
+            make(file)
+        yield make.__name__, path
+
+
+def test_files_of_other_tools_say_how_they_are_imported(tmp_path):
+    for tool, path in layouts(tmp_path):
+        wanted = rf"looks like a file of {tool.upper()}.*`tissuary import PATH --format {tool} --store STORE`"
+        for read in (read_features, read_patches, read_slide, read_expression):
+            with pytest.raises(StoreError, match=wanted):
+                read(path)
+
+
+def test_readers_refuse_each_other_s_files_and_newer_ones(store, tmp_path):
+    with pytest.raises(
+        StoreError, match=r"tissuary-patches version 1; wanted tissuary-features version 1. It lies in a"
+    ):
+        read_features(patches_path(store.path, "a1"))
+    with pytest.raises(StoreError, match=r"says that it is tissuary-slide version 1; wanted anndata version 0.1.0"):
+        read_expression(slide_path(store.path, "a1"))
+    with pytest.raises(
+        StoreError, match=r"anndata version 0.1.0; wanted tissuary-patches .* written by something else"
+    ):
+        read_patches(expression_path(store.path, "a1"))
+    path = tmp_path / "newer.h5ad"
+    shutil.copy(expression_path(store.path, "a1"), path)
+    with h5py.File(path, "a") as file:
+        file.attrs["encoding-version"] = "0.2.0"
+    with pytest.raises(StoreError, match="A newer version needs a newer tissuary: `pip install --upgrade tissuary`"):
+        read_expression(path)
+
+
+@pytest.mark.parametrize("name", ["X/indices", "X/indptr"])
+def test_counts_whose_indices_lead_nowhere_are_refused(store, name):
+    path = expression_path(store.path, "a2")
+    with h5py.File(path, "a") as file:
+        file[name][3] = 1_000_000
+    with pytest.raises(StoreError, match="does not hold what its format says"):
+        read_expression(path)
+
+
+def test_checksums_depend_on_contents_and_on_nothing_else():
+    values = np.arange(12, dtype="<f4").reshape(3, 4)
+    assert content_crc32(values) == content_crc32(values.astype(">f4")) == content_crc32(np.asfortranarray(values))
+    assert content_crc32(values[1:], start=content_crc32(values[:1])) == content_crc32(values)
+    texts = np.array(["ab", "c"], dtype=object)
+    assert content_crc32(texts) == content_crc32(np.array([b"ab", b"c"], dtype=object))
+    assert content_crc32(texts) != content_crc32(np.array(["a", "bc"], dtype=object))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def go(*words):
+        monkeypatch.setattr(sys, "argv", ["tissuary", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return go
+
+
+def test_the_command_ends_with_0_1_or_2(run, store, tmp_path):
+    code, out, _ = run("verify", store.path)
+    assert (code, out.split(":")[0]) == (0, "all whole")
+    code, out, _ = run("verify", store.path, "--json")
+    assert (code, json.loads(out)["whole"], json.loads(out)["files"]) == (0, True, 17)
+
+    path = slide_path(store.path, "a1")
+    path.write_bytes(path.read_bytes()[:-1])
+    code, out, _ = run("verify", store.path)
+    assert code == 1
+    assert "PROBLEM slides/a1.h5: is not a whole HDF5 file" in out
+    assert "To mend it: delete it and run `tissuary featurize` again" in out
+    code, out, _ = run("verify", store.path, "--json")
+    assert code == 1
+    assert json.loads(out)["problems"][0].keys() == {"path", "dataset", "where", "what", "mend"}
+
+    code, out, err = run("verify", tmp_path / "nowhere")
+    assert (code, out) == (2, "")
+    assert "is no store" in err
+
+
+def test_an_empty_slide_and_single_precision_are_verified(store):
+    place = Patches(np.empty((0, 2)), np.array([], dtype=np.str_))
+    write_patches(patches_path(store.path, "a1", patches="grid-1um"), place, slide_id="a1")
+    for key, n in (("none@20x", 0), ("wide@20x", 300)):
+        digest = place.digest if n == 0 else store.patches("a1").digest
+        header = FeatureHeader("a1", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", digest, 0.5, "none")
+        path = features_path(store.path, "a1", key=key, patches="grid-1um" if n == 0 else "spots")
+        with write_features(path, header, shape=(n, 3)) as writer:
+            writer.append(np.full((n, 3), 70_000.0, np.float32))  # past fp16's 65,504
+    assert read_features(features_path(store.path, "a1", key="wide@20x")).features.dtype == np.float32
+    assert verify_store(store.path) == ()
+    with features_path(store.path, "a1", key="wide@20x").open("r+b") as file:
+        file.seek(read_features(features_path(store.path, "a1", key="wide@20x")).features.offset + 300 * 12 - 1)
+        file.write(b"\xff")
+    assert found(store, "features/spots/wide@20x/a1.h5")[0].where == "block 1 (rows 256 to 299)"
