@@ -17,7 +17,9 @@ def export(
     key: Annotated[
         list[str] | None, typer.Option("--key", help="Feature keys; all but the density control where not given.")
     ] = None,
-    patches: Annotated[str | None, typer.Option("--patches", help="Patch set; the only one by default.")] = None,
+    patches: Annotated[
+        str | None, typer.Option("--patches", help="Patch set; the only one, or spots, by default.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Export features for TRIDENT, STAMP, scanpy (h5ad) or SpatialData."""
@@ -27,13 +29,16 @@ def export(
     from ..store.exchange.exporting import export_store
     from ..store.exchange.registry import exporter_named
 
-    exporter = exporter_named(format)
+    exporter, opened = exporter_named(format), Store(store)
     with progress_bar("export") as progress:
-        report = export_store(Store(store), out, exporter, keys=key or (), patches=patches, progress=progress)
+        report = export_store(opened, out, exporter, keys=key or (), patches=patches, progress=progress)
     if json:
         print_json(asdict(report))
     files = sum(len(one.files) for one in report.done)
     say(f"{report.tool}: {len(report.done)} slides of {report.patches}, {files} files -> {report.out}")
+    others = [name for name in opened.patch_sets if name != report.patches]
+    if others and patches is None:
+        say(f"  other patch sets stay: {', '.join(others)} (--patches NAME)")
     for one in report.done:
         for note in one.notes:
             say(f"  {one.slide_id}: {note}")

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(help="Folder or file of the other tool.")],
+    path: Annotated[Path, typer.Argument(help="Folder that the other tool wrote, or one file of it.")],
     format: Annotated[str, typer.Option("--format", help="trident, clam, stamp, hest or triplex.")],
     store: Annotated[Path, typer.Option("--store", help="Folder of the store.")],
     mpp: Annotated[
-        float | None, typer.Option("--mpp", help="um per level-0 pixel, where neither file nor store says.")
+        float | None,
+        typer.Option(
+            "--mpp", help="um per level-0 pixel of all slides; needed where neither file, image nor store says."
+        ),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Encoder that made the features, where no file says.")
+        str | None, typer.Option("--encoder", help="Encoder that made the features; needed for clam, hest and triplex.")
     ] = None,
     patch_px: Annotated[
-        float | None, typer.Option("--patch-px", help="Side of a patch in level-0 pixels, where no file says.")
+        float | None,
+        typer.Option(
+            "--patch-px", help="Side of a patch in level-0 pixels; needed where no file says, as for triplex."
+        ),
     ] = None,
     coords: Annotated[
         Path | None, typer.Option("--coords", help="Folder of the patches files, where they lie apart (clam, hest).")
@@ -34,16 +40,27 @@ def import_(
         Path | None, typer.Option("--slides", help="Folder of the slides' images: scale, size, thumbnail.")
     ] = None,
     patients: Annotated[
-        Path | None, typer.Option("--patients", help="CSV with slide_id and patient_id, mpp too where it is known.")
+        Path | None, typer.Option("--patients", help="CSV with columns slide_id, patient_id and perhaps mpp.")
     ] = None,
     view: Annotated[
-        str | None, typer.Option("--view", help="One view for slides of slightly different scale, as 128um-0.5.")
+        str | None,
+        typer.Option(
+            "--view", help="Name of the view, as 128um-0.5: keeps slides of slightly different scale under one key."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option("--as", help="Store the encoder's features under this name.")] = None,
-    patches: Annotated[str | None, typer.Option("--patches", help="Name of the patch set.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", help="Name of the encoder in the store, where its own is taken or cannot be one."),
+    ] = None,
+    patches: Annotated[
+        str | None, typer.Option("--patches", help="Name of the patch set, where the usual one is taken.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Import features of TRIDENT, CLAM, STAMP, HEST or TRIPLEX; what their files do not say must be declared."""
+    """Import patches and features of TRIDENT, CLAM, STAMP, HEST or TRIPLEX into a store.
+
+    What their files do not say (scale, encoder) must be declared, and is recorded as declared.
+    """
     from dataclasses import asdict
 
     from ..store.exchange.foreign import Declared
@@ -65,6 +82,8 @@ def import_(
 
 def _say(report: ImportReport, declared: Declared) -> None:
     """Say in words what was imported."""
+    from ..store.naming import UNKNOWN_PATIENT
+
     say(f"{report.tool}: {len(report.done)} files -> {report.store}")
     for one in report.done:
         what = f"{one.key} {one.shape} {one.dtype}" if one.key else f"{one.shape[0]} patches"
@@ -76,9 +95,14 @@ def _say(report: ImportReport, declared: Declared) -> None:
     keys = sorted({one.key for one in report.done if one.key})
     if len({key.split("@")[0] for key in keys}) < len(keys) and declared.view is None:
         say(f"  one encoder came under several keys, {', '.join(keys)}: --view keeps slides of similar scale together")
-    unknown = [one.slide_id for one in report.done if one.slide_id not in declared.patient_of]
-    if unknown and report.done:
-        say(f"  patients were not declared for {len(set(unknown))} slides (--patients FILE.csv)")
+    unknown = {one.slide_id for one in report.done if one.patient_id.startswith(UNKNOWN_PATIENT)}
+    if unknown:
+        say(
+            f"  the patient is unknown of {', '.join(sorted(unknown)[:5])} ({len(unknown)} in all): --patients FILE.csv"
+        )
+    strange = sorted(declared.patient_of.keys() - {one.slide_id for one in report.done})
+    if strange:
+        say(f"  --patients names slides that were not imported: {', '.join(strange[:5])} ({len(strange)} in all)")
     for name, reason in report.skipped:
         say(f"  SKIPPED {name}: {reason}")
     for name, reason in report.failed:
@@ -91,19 +115,20 @@ def read_patients(path: Path) -> tuple[dict[str, str], dict[str, float]]:
 
     from ..store.errors import CohortError
 
-    patient_of: dict[str, str] = {}
-    mpp_of: dict[str, float] = {}
+    patient_of: dict[str, Any] = {}
+    mpp_of: dict[str, Any] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
             slide_id = row["slide_id"]
-            if row.get("patient_id"):
-                patient_of[slide_id] = row["patient_id"]
-            if row.get("mpp"):
-                mpp_of[slide_id] = float(row["mpp"])
+            for found, value in ((patient_of, row["patient_id"]), (mpp_of, row.get("mpp") and float(row["mpp"]))):
+                if value and found.setdefault(slide_id, value) != value:
+                    msg = f"slide {slide_id} has both {found[slide_id]} and {value}"
+                    raise ValueError(msg)
     except (OSError, KeyError, ValueError) as error:
-        msg = f"{path} is no table of patients ({error!r}): wanted CSV with slide_id, patient_id, and mpp where known"
+        wrong = f"no column {error}" if isinstance(error, KeyError) else error
+        msg = f"{path} is no table of patients ({wrong}): wanted CSV with slide_id, patient_id, and mpp where known"
         raise CohortError(msg) from error
     return patient_of, mpp_of
 

@@ -85,8 +85,8 @@ def clam(root, slide_id, coords, features, *, patch_size=256, patch_level=0, dow
                 "patch_size": patch_size,
                 "patch_level": patch_level,
                 "downsample": np.array([downsample, downsample]),
-                "downsampled_level_dim": np.array([4000, 3000]),
-                "level_dim": np.array([4000, 3000]),
+                "downsampled_level_dim": np.array([4000, 3000]) // int(downsample),
+                "level_dim": np.array([4000, 3000]) // int(downsample),
                 "name": slide_id,
                 "save_path": "/somebody/else/patches",
             }
@@ -161,3 +161,51 @@ def hest_embeddings(path, coords, barcode, embeddings):
 def record_of(header):
     """What is on record of an import, as JSON would give it back."""
     return json.loads(json.dumps(header.record))["imported"]
+
+
+def hest_names(columns=4, rows=3):
+    """Barcodes `<column>x<row>` of the spots at `corners(columns, rows)`, as HER2ST has them."""
+    y, x = np.divmod(np.arange(columns * rows), columns)
+    return [f"{c}x{r}" for c, r in zip(x, y, strict=True)]
+
+
+def triplex(root, slide_id, values, *, barcodes=None, model="uni_v1"):
+    """Embeddings as TRIPLEX writes them: `global` (n, dim) or `neighbor` (n, 25, dim) with its mask."""
+    kind = "global" if values.ndim == 2 else "neighbor"
+    path = root / "emb" / kind / model / f"{slide_id}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        growing(file, "embeddings", values)
+        growing(file, "coords", np.zeros((len(values), 2), np.int64))
+        if barcodes is not None:
+            growing(file, "barcodes", np.asarray(barcodes))
+        if kind == "neighbor":
+            mask = np.ones(values.shape[:2], np.float32)
+            mask[0, :5] = 0
+            growing(file, "mask_tb", mask)
+    return path
+
+
+def run_command(*words):
+    """Run `tissuary WORDS` in this process: exit code, stdout, stderr."""
+    import contextlib
+    import io
+    import sys
+
+    from tissuary.cli.main import main
+
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["tissuary", *map(str, words)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as left:
+        return left.code or 0, out.getvalue(), err.getvalue()
+    finally:
+        sys.argv = before
+    return 0, out.getvalue(), err.getvalue()
+
+
+def contents(root):
+    """Bytes of every file of a store, but for the catalogue, which rebuilds itself."""
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*.h5*")) if path.is_file()}

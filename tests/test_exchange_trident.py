@@ -1,5 +1,6 @@
 """TRIDENT files into a store and out again: scale, names and every bit."""
 
+import json
 import re
 
 import h5py
@@ -13,7 +14,7 @@ from tissuary.store.exchange.exporting import export_store
 from tissuary.store.exchange.foreign import SlideLook
 from tissuary.store.exchange.registry import exporter_named
 from tissuary.store.exchange.trident import magnification_label
-from tissuary.tests.foreign_files import bring, corners, only, record_of, refusal, trident, vectors
+from tissuary.tests.foreign_files import bring, corners, only, record_of, refusal, run_command, trident, vectors
 
 KEY, SET = "toynet@127.7um-0.499", "trident-127.7um"
 
@@ -292,7 +293,7 @@ def test_foreign_files_come_out_as_they_went_in(job, root, tmp_path):
             assert "/" not in b["coords"].attrs["savetodir"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
 @given(
     mpp=st.floats(0.1, 3.0),
     offset=st.floats(0, 1),
@@ -369,11 +370,113 @@ def test_a_declared_fingerprint_is_the_same_for_the_same_and_never_a_computed_on
     assert not any(re.fullmatch("[0-9a-f]{64}", fingerprint) for fingerprint in found.values())
 
 
+def test_a_scale_that_the_label_does_not_stand_for_is_doubted(job, root):
+    """TRIDENT calls level 0 "20x" from 0.3 to 0.6 um/px; a label is no scale, so it is a doubt and no refusal."""
+    trident(job, "s1", corners(), vectors(12))
+    done = only(bring(job, root, "trident", mpp=0.25))
+    assert done.notes == ("TRIDENT calls level 0 20x, as it does from 0.3 to 0.6 um/px: is it 0.25?",)
+    assert only(bring(job, root.with_name("b"), "trident", mpp=0.499)).notes == ()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_types_stay_or_are_said_to_be_rounded(job, root, dtype):
+    values = (vectors(12).astype(np.float64) / 3).astype(dtype)
+    trident(job, "s1", corners(), values)
+    done = only(bring(job, root, "trident", mpp=0.499))
+    found = Store(root).features(KEY, "s1", patches=SET)
+    rounded = "features were rounded from float64 to float32, the widest that a store holds"
+    assert done.notes == ((rounded,) if dtype == np.float64 else ())
+    assert found.dtype == (np.float16 if dtype == np.float16 else np.float32)
+    np.testing.assert_array_equal(found, values.astype(found.dtype))
+
+
+def test_features_beyond_float32_and_whole_numbers_are_refused(job, root):
+    trident(job, "s1", corners(), np.full((12, 2), 1e39))
+    assert "is float64 and leaves the range of float32" in refusal(bring(job, root, "trident", mpp=0.499))
+    trident(job, "s1", corners(), np.ones((12, 2), np.int32))
+    assert "wanted floating-point (n, dim)" in refusal(bring(job, root, "trident", mpp=0.499))
+
+
+def test_a_name_given_with_as_comes_back(job, root, tmp_path):
+    trident(job, "s1", corners(), vectors(12))
+    bring(job, root, "trident", mpp=0.499, name="mine")
+    out = export(root, tmp_path / "out")
+    assert sorted(path.rsplit("/", 2)[1] for path in out.done[0].files) == ["features_mine", "patches"]
+    assert only(bring(tmp_path / "out", root.with_name("b"), "trident")).key == "mine@127.7um-0.499"
+
+
+def test_keys_share_a_patches_file_only_where_their_patches_are_one(job, root, tmp_path):
+    """Sides of 256 and 256.001 px would go to one file by TRIDENT's naming."""
+    trident(job, "s1", corners(), vectors(12))
+    trident(tmp_path / "b", "s1", corners(), vectors(12), encoder="second", patch_size_level0=256.001)
+    bring(job, root, "trident", mpp=0.499)
+    assert only(bring(tmp_path / "b", root, "trident")).patches == SET
+    report = export_store(Store(root), tmp_path / "out", exporter_named("trident"))
+    assert "toynet@127.7um-0.499 and another key would share the patches" in report.failed[0][1]
+    assert export(root, tmp_path / "out2", keys=[KEY]).done[0].notes == ()
+
+
+def test_a_job_of_another_tool_or_none_is_named(job, root, tmp_path):
+    from tissuary.tests.foreign_files import stamp
+
+    path = stamp(tmp_path / "in", "s1", np.array([[256.486, 0], [512.972, 0]]), vectors(2))
+    for place, match in (
+        (path, "it looks like STAMP's: import it with --format stamp"),
+        (tmp_path / "in", "holds no file that TRIDENT writes: s1.h5 looks like STAMP's, --format stamp"),
+        (tmp_path / "nothing", "nothing does not exist: check the path"),
+    ):
+        code, _, err = run_command("import", place, "--format", "trident", "--store", root, "--mpp", "0.5")
+        assert (code, match in err) == (2, True), err
+    code, _, err = run_command("import", path, "--format", "hdf", "--store", root)
+    assert (code, "choose one of trident, clam, stamp, hest, triplex" in err) == (2, True)
+    code, _, err = run_command("export", root, "--format", "clam", "--out", tmp_path / "out")
+    assert (code, "choose one of trident, stamp, h5ad, spatialdata" in err) == (2, True)
+    code, _, err = run_command("export", root, "--format", "trident", "--out", tmp_path / "out")
+    assert (code, "is no store" in err) == (2, True)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("format", ["trident", "clam", "stamp", "hest", "triplex"])
+def test_a_file_cut_anywhere_is_refused(job, root, format):
+    path = trident(job, "s1", corners(), vectors(12))
+    whole = path.read_bytes()
+    for length in [0, 1, 8, 100, *range(200, len(whole), 997), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        assert "is not a whole HDF5 file" in refusal(bring(path, root, format, mpp=0.499, encoder="toynet"))
+    assert not root.exists()
+
+
+def test_a_dataset_that_claims_more_than_its_file_holds_is_refused(job, root):
+    """Reading it would take 24 TB of memory for a file of some kilobytes."""
+    path = trident(job, "s1", corners(), vectors(12))
+    with h5py.File(path, "a") as file:
+        file["features"].resize(10**12, axis=0)
+    assert "more than the file holds: it is damaged" in refusal(bring(path, root, "trident", mpp=0.499))
+
+
 @pytest.mark.usefixtures("real_data")
 def test_a_file_of_trident_itself_and_back(real_data, root, tmp_path):
-    source = real_data / "foreign" / "trident"
-    done = only(bring(source, root, "trident", mpp=0.499))
-    assert (done.slide_id, done.key, done.shape) == ("CMU-1-Small-Region", "resnet50@127.7um-0.499", (63, 1024))
+    source, name = real_data / "foreign" / "trident", "CMU-1-Small-Region"
+    said = ("import", source, "--format", "trident", "--store", root)
+    code, _, err = run_command(*said)
+    assert (code, "--mpp X, give the images with --slides DIR" in err) == (2, True)
+    code, _, err = run_command(*said, "--slides", real_data / "slides", "--mpp", "0.25")
+    assert (code, "contradict one another by more than 5%: declared 0.25, metadata 0.499" in err) == (2, True)
+    code, _, err = run_command(*said, "--mpp", "0.499", "--encoder", "uni")
+    assert (code, "leave out --encoder, or rename the features with --as uni" in err) == (2, True)
+    assert not root.exists()
+    code, stdout, err = run_command(*said, "--mpp", "0.499", "--json")
+    assert code == 0, err
+    done = json.loads(stdout)["done"][0]
+    assert (done["slide_id"], done["key"], done["shape"]) == (name, "resnet50@127.7um-0.499", [63, 1024])
+    assert done["declared"] == ["mpp=0.499"]
+    with h5py.File(next(source.rglob("features_*/*.h5"))) as file:
+        values, top_left = file["features"][()], file["coords"][()]
+    store = Store(root)
+    assert store.features(done["key"], name, patches=SET).tobytes() == values.tobytes()
+    np.testing.assert_array_equal(store.patches(name, patches=SET).center_px, top_left + 256 / 2)
+    slide = store.slide(name)
+    assert (slide.width_px, slide.height_px, slide.mpp, slide.mpp_source) == (2220, 2967, 0.499, "declared")
     export(root, tmp_path / "out")
     for old in source.rglob("*.h5"):
         with h5py.File(old) as a, h5py.File(tmp_path / "out" / old.relative_to(source)) as b:

@@ -17,6 +17,11 @@ from .hdf import array_of, checked_vectors, number, open_foreign, points_of, vec
 
 TOOL = "CLAM"
 
+_PICKLE_DAMAGE = (
+    *(OSError, RuntimeError, EOFError, LookupError, ArithmeticError, MemoryError),
+    *(ValueError, TypeError, AttributeError, AssertionError),
+)
+
 
 def find_clam(path: Path, *, coords: Path | None = None) -> tuple[Found, ...]:
     """Features below a folder, each with its patches file; patches of slides without features; or one file.
@@ -107,6 +112,7 @@ def _read_features(path: Path) -> tuple[Floats | None, Floats | None]:
 def _read_pt(path: Path) -> Floats:
     """Read a plain tensor; a file that would run code is refused by `weights_only`."""
     import pickle
+    import struct
 
     try:
         import torch
@@ -115,7 +121,7 @@ def _read_pt(path: Path) -> Floats:
         raise MissingDependencyError(msg) from error
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (*_PICKLE_DAMAGE, pickle.UnpicklingError, struct.error) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{path} cannot be read as a plain tensor ({first}): only tensors are loaded, never code"
         raise DamagedFileError(msg) from error
@@ -137,8 +143,8 @@ def _read_place(
         if "imgs" in file:  # the layout that kept pixels
             pictures = array_of(file, "imgs")
             attributes, patch_px = pictures.attrs, float(pictures.shape[1])
-        size = attributes.get("level_dim")
         level = number(attributes, "patch_level")
+        size = attributes.get("level_dim") if level == 0 else None  # it is of the patch level
         return (
             corners,
             _side(patch_px, attributes),

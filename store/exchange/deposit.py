@@ -15,10 +15,11 @@ from ..lock import slide_lock
 from ..patch_file import Patches, read_patches, write_patches
 from ..schema import features_path, patches_path, slide_path
 from ..slide_file import SlideRecord, read_slide, write_slide
-from .foreign import Declared, Foreign, Look, SlideLook
+from .foreign import Declared, Foreign, Look, SlideLook, as_stored
 from .keys import ImportedView, declared_fingerprint, set_name, settle_encoder, settle_key, settle_view
 from .placing import box_of, order_in, patches_of, stored_spots
-from .settle import file_digest, outside, settle_mpp, settle_side, settle_slide
+from .settle import check_inside, doubts_of, file_digest, settle_mpp, settle_side, settle_slide
+from .whole_tiles import on_whole_pixels
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Imported:
 
     Attributes
     ----------
+    patient_id
+        As the store has it.
     file
         Its name.
     key
@@ -46,6 +49,7 @@ class Imported:
     """
 
     slide_id: str
+    patient_id: str
     file: str
     key: str | None
     patches: str
@@ -62,6 +66,7 @@ class Imported:
 class _Decided:
     """Everything about one foreign file, decided and checked; `order` puts its rows into the store's."""
 
+    foreign: Foreign
     slide: SlideRecord
     mpp_source: str
     patch_set: str
@@ -70,7 +75,6 @@ class _Decided:
     view: ImportedView
     encoder: str
     key: str | None
-    notes: tuple[str, ...]
 
 
 def deposit(root: Path, foreign: Foreign, declared: Declared, *, file: Path, look: Look) -> Imported:
@@ -86,7 +90,8 @@ def deposit(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
         _decide(root, foreign, declared, file=file, look=seen)
     with slide_lock(root, slide_id):
         decided = _decide(root, foreign, declared, file=file, look=seen)
-        header = None if decided.key is None else _header(foreign, declared, decided, file=file)
+        foreign = decided.foreign
+        header = None if decided.key is None else _header(declared, decided, file=file)
         rows: Any = decided.patches.center_px
         if header is not None and foreign.features is not None:
             rows = foreign.features if decided.order is None else foreign.features[decided.order]
@@ -97,6 +102,7 @@ def deposit(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
             written |= _deposit_features(target, header, rows)
     return Imported(
         slide_id,
+        decided.slide.patient_id,
         file.name,
         decided.key,
         decided.patch_set,
@@ -106,7 +112,7 @@ def deposit(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
         decided.slide.mpp,
         decided.mpp_source,
         _used(foreign, declared),
-        decided.notes,
+        foreign.notes,
     )
 
 
@@ -116,7 +122,8 @@ def _decide(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
     known = read_slide(path) if path.exists() else None
     encoder = settle_encoder(foreign, declared) if foreign.features is not None else ""
     scale = settle_mpp(foreign, declared, look=look, known=known)
-    side_px, notes = settle_side(foreign, declared, mpp=scale[0])
+    foreign = on_whole_pixels(as_stored(foreign), declared, mpp=scale[0])
+    side_px = settle_side(foreign, declared, mpp=scale[0])
     view = settle_view(foreign, declared, side_px=side_px, mpp=scale[0])
     patch_set = set_name(foreign, declared, view=view)
     stored_path = patches_path(root, foreign.slide_id, patches=patch_set)
@@ -125,20 +132,18 @@ def _decide(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
     slide = settle_slide(
         foreign, declared, scale=scale, box_px=box_of(patches, side_px), look=look, known=known, file=file
     )
-    astray = outside(patches, slide, side_px=side_px)
-    if astray:
-        size = f"{slide.width_px} x {slide.height_px} px"
-        msg = f"slide {foreign.slide_id}: {astray} of {len(patches)} patches lie outside its {size}"
-        raise StoreError(msg)
+    check_inside(patches, slide, side_px=side_px)
     order = None if stored is None else order_in(foreign, patches, stored, patch_set=patch_set)
+    notes = doubts_of(foreign, mpp=scale[0])
     if order is not None:
         notes += ("rows were put into the order of the store's patch set",)
     key = settle_key(foreign, declared, encoder=encoder, view=view) if foreign.features is not None else None
-    notes = (*foreign.notes, *notes)
-    return _Decided(slide, scale[1], patch_set, stored or patches, order, view, encoder, key, notes)
+    foreign = replace(foreign, notes=(*foreign.notes, *notes))
+    return _Decided(foreign, slide, scale[1], patch_set, stored or patches, order, view, encoder, key)
 
 
-def _header(foreign: Foreign, declared: Declared, decided: _Decided, *, file: Path) -> FeatureHeader:
+def _header(declared: Declared, decided: _Decided, *, file: Path) -> FeatureHeader:
+    foreign = decided.foreign
     record = {
         "key": decided.encoder,
         "licence": "unknown",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..arrays import Floats, Pixels, Strings
+from ..arrays import Floats, Ints, Pixels, Strings
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Foreign:
     side
         Side of a patch at level 0, in `unit`; None where no file says it.
     cut
-        How `side` became pixels of level 0: "exact"; "stepped", taken from the coordinates of a tool that cuts whole
-        pixels; or "nominal", to be rounded up to whole pixels as such a tool does.
+        How `side` became pixels of level 0: "exact", or "whole", rounded up to whole pixels (see `whole_tiles`).
     patch_px
         Side of the picture that was cut, in its own pixels.
     center_px
@@ -56,12 +55,17 @@ class Foreign:
         (n,) names of spots, where there are any.
     mpp
         um per level-0 pixel as the file says.
+    label
+        What the tool calls level 0 ("20x"), and the um/px from and below which it does; a label is never a scale.
     size_px
         Width and height of level 0 as the file says.
     layout
         Layout of the feature key, where rows hold several vectors.
-    patch_set, view
-        Names under which a store held this, where tissuary left them in the file.
+    patch_set, view, name
+        Names under which a store held patches, view and encoder, where tissuary left them in the file; or the view that
+        the tool was told to cut.
+    array
+        (n, 2) rows and columns, where tissuary left them in the file.
     overlap
         Share of a patch's side by which neighbours overlap, as the file says.
     rounding_px
@@ -87,10 +91,13 @@ class Foreign:
     hint: str | None = None
     barcode: Strings | None = None
     mpp: float | None = None
+    label: tuple[str, float, float] | None = None
     size_px: tuple[int, int] | None = None
     layout: str | None = None
     patch_set: str | None = None
     view: str | None = None
+    name: str | None = None
+    array: Ints | None = None
     overlap: float = 0.0
     rounding_px: float = 1e-3
     identity: dict[str, Any] = field(default_factory=dict)
@@ -162,6 +169,21 @@ class Declared:
     def scale_of(self, slide_id: str) -> float | None:
         """um per level-0 pixel that was declared for a slide."""
         return self.mpp_of.get(slide_id, self.mpp)
+
+
+def as_stored(foreign: Foreign) -> Foreign:
+    """The same with features of a type that a store holds: float16 and float32 stay, wider ones become float32.
+
+    Whether that rounded anything is said in the notes.
+    """
+    features = foreign.features
+    if features is None or features.dtype.itemsize <= 4:
+        return foreign
+    narrow = features.astype(np.float32)
+    if np.array_equal(narrow, features):
+        return replace(foreign, features=narrow)
+    note = f"features were rounded from {features.dtype} to float32, the widest that a store holds"
+    return replace(foreign, features=narrow, notes=(*foreign.notes, note))
 
 
 def plain_number(value: float) -> float | int:

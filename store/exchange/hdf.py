@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Floats, Strings
+from ..arrays import Floats, Ints, Strings
 from ..errors import DamagedFileError, StoreError
 
 MARK = "tissuary"
@@ -23,7 +23,13 @@ EXACT_CENTERS = "tissuary_center"
 EXACT_BARCODES = "tissuary_barcode"
 """Dataset utf-8 (n,) of an export whose format has no place for names of rows."""
 
-_DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError)
+ARRAY = "tissuary_array"
+"""Dataset int32 (n, 2) of an export whose format has no place for row and column on an array."""
+
+_DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError, MemoryError)
+
+_MOST_PACKED = 1100
+"""Largest ratio that gzip can reach: a dataset larger than this many times its file is damage, not data."""
 
 
 @contextmanager
@@ -71,9 +77,19 @@ def array_of(file: Any, name: str) -> Any:
     return dataset
 
 
+def values_of(file: Any, name: str) -> Any:
+    """Return dataset `name` whole, refused where it claims more than the file can hold."""
+    dataset = array_of(file, name)
+    packed = dataset.id.get_create_plist().get_nfilters() > 0
+    if dataset.nbytes > Path(file.filename).stat().st_size * (_MOST_PACKED if packed else 1):
+        msg = f"{file.filename}: {name!r} says that it is {dataset.shape}, more than the file holds: it is damaged"
+        raise DamagedFileError(msg)
+    return np.asarray(dataset[()])
+
+
 def points_of(file: Any, name: str = "coords") -> Floats:
     """Return `name` as (n, 2) float64; a squeezed (2,) is one point, (0,) is none."""
-    values = np.asarray(array_of(file, name)[()], dtype=np.float64)
+    values: Floats = values_of(file, name).astype(np.float64)
     if values.size == 0:
         return np.empty((0, 2))
     if values.shape == (2,):
@@ -85,14 +101,14 @@ def points_of(file: Any, name: str = "coords") -> Floats:
 
 
 def vectors_of(file: Any, name: str, *, tokens: bool = False) -> Floats:
-    """Return features `name`, (n, dim), or with `tokens` (n, tokens, dim) too; float16 and float32 stay what they are.
+    """Return features `name`, (n, dim), or with `tokens` (n, tokens, dim) too, of the type that the file has.
 
     Raises
     ------
     StoreError
         If they are one vector for a whole slide, hold NaN or infinity, or are no floating-point numbers.
     """
-    return checked_vectors(np.asarray(array_of(file, name)[()]), f"{file.filename}: {name!r}", tokens=tokens)
+    return checked_vectors(values_of(file, name), f"{file.filename}: {name!r}", tokens=tokens)
 
 
 def checked_vectors(values: Any, what: str, *, tokens: bool = False) -> Floats:
@@ -111,19 +127,34 @@ def checked_vectors(values: Any, what: str, *, tokens: bool = False) -> Floats:
         row = int(np.argmin(finite))
         msg = f"{what}: row {row} holds NaN or infinity; extract it again with the tool that made it"
         raise StoreError(msg)
-    kind = np.dtype("<f2") if values.dtype.itemsize == 2 else np.dtype("<f4")
-    with np.errstate(over="ignore"):
-        cast = values.astype(kind, copy=False)
-    if not np.isfinite(cast).all():
+    if np.abs(values).max() > np.finfo(np.float32).max:
         msg = f"{what} is {values.dtype} and leaves the range of float32, the widest that a store holds"
         raise StoreError(msg)
-    return np.ascontiguousarray(cast)
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
 
 
 def names_of(file: Any, name: str) -> Strings:
     """Return strings `name` (n,) from (n,) or (n, 1), of fixed or variable length."""
-    values = np.asarray(array_of(file, name)[()]).reshape(-1)
+    values = values_of(file, name).reshape(-1)
     return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=np.str_)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Datasets that an export adds where its format would lose them; None in files of others."""
+
+    center_px: Floats | None
+    barcode: Strings | None
+    array: Ints | None
+
+
+def extras_in(file: Any) -> Extras:
+    """Read what an export added."""
+    return Extras(
+        points_of(file, EXACT_CENTERS) if EXACT_CENTERS in file else None,
+        names_of(file, EXACT_BARCODES) if EXACT_BARCODES in file else None,
+        points_of(file, ARRAY).astype(np.int32) if ARRAY in file else None,
+    )
 
 
 def text(attributes: Any, name: str) -> str | None:
@@ -165,6 +196,8 @@ class Mark:
         um per level-0 pixel.
     fov_um, mpp
         The patch: side, and um per pixel of its own.
+    encoder
+        As the feature key has it.
     dtype
         Of the features in the store.
     """
@@ -172,6 +205,7 @@ class Mark:
     slide_mpp: float
     fov_um: float
     mpp: float
+    encoder: str
     view: str
     patches: str
     dtype: str

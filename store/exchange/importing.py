@@ -9,11 +9,16 @@ from pathlib import Path
 
 from ..atomic import sweep_partials
 from ..errors import FingerprintError, StoreError, TissuaryError
+from ..foreign import TOOLS, tool_of
 from ..naming import check_name
 from .deposit import Imported, deposit
 from .foreign import Declared, Foreign, Found, Look
+from .hdf import open_foreign
 
 log = logging.getLogger(__name__)
+
+_ALIKE = {"TRIDENT": ("CLAM",), "TRIPLEX": ("HEST", "CLAM")}
+"""Tools whose files cannot always be told from those of others: TRIDENT reads CLAM's coordinates, TRIPLEX HEST's."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the slide, files done, and files in all."""
@@ -81,6 +86,7 @@ def import_files(
     if root.is_dir():
         sweep_partials(root)
     folders: set[str] = set()
+    seen: dict[str, str] = {}
     done: list[Imported] = []
     skipped: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
@@ -89,15 +95,20 @@ def import_files(
         name = _name(found.path, path)
         try:
             check_name(found.slide_id, "slide id")
+            _check_tool(found.path, importer)
             foreign = importer.read(found)
             if not len(foreign):
                 skipped.append((name, "no patches: the slide was empty"))
                 continue
             _check_one_encoder(foreign, folders, declared=declared)
             done.append(deposit(root, foreign, declared, file=found.path, look=look))
+            seen.setdefault(found.slide_id, name)
         except TissuaryError as error:
             log.info("%s", name, exc_info=True)
-            failed.append((name, " ".join([str(error), *getattr(error, "__notes__", ())])))
+            notes = [*getattr(error, "__notes__", ())]
+            if found.slide_id in seen:
+                notes.append(f"(In this import the slide came from {seen[found.slide_id]} before.)")
+            failed.append((name, " ".join([str(error), *notes])))
     progress("done", len(files), len(files))
     return ImportReport(str(root), importer.tool, tuple(done), tuple(skipped), tuple(failed))
 
@@ -111,9 +122,32 @@ def _files_of(path: Path, importer: Importer, *, coords: Path | None) -> tuple[F
         raise StoreError(msg)
     files = importer.find(path, coords)
     if not files:
-        msg = f"{path} holds no file that {importer.tool} writes: check the path and --format"
+        first = path if path.is_file() else next(iter(sorted(path.rglob("*.h5"))), path)
+        looks = _looks_like(first)
+        mend = f"{first.name} looks like {TOOLS[looks]}'s, --format {looks}" if looks else "check path and --format"
+        msg = f"{path} holds no file that {importer.tool} writes: {mend}"
         raise StoreError(msg)
     return files
+
+
+def _looks_like(path: Path) -> str | None:
+    """Format of `tissuary import` that a file seems to be of, or None."""
+    if path.suffix != ".h5":
+        return None
+    try:
+        with open_foreign(path) as file:
+            return tool_of(file)
+    except StoreError:
+        return None  # the reader says it better
+
+
+def _check_tool(path: Path, importer: Importer) -> None:
+    """Refuse the files of another tool, of which a reader might take the half that it knows."""
+    looks = _looks_like(path)
+    if looks is None or TOOLS[looks] == importer.tool or TOOLS[looks] in _ALIKE.get(importer.tool, ()):
+        return
+    msg = f"{path} is no file of {importer.tool}; it looks like {TOOLS[looks]}'s: import it with --format {looks}"
+    raise StoreError(msg)
 
 
 def _check_one_encoder(foreign: Foreign, folders: set[str], *, declared: Declared) -> None:

@@ -56,6 +56,9 @@ class ImportedView:
 def settle_view(foreign: Foreign, declared: Declared, *, side_px: float, mpp: float) -> ImportedView:
     """The view: its field from the side at level 0 and the slide's um/px, never from a magnification.
 
+    Its um/px follow from the pixels of a patch; where no file says these, from the declared view, or they are taken to
+    be the slide's own pixels.
+
     Raises
     ------
     InvalidNameError
@@ -68,6 +71,8 @@ def settle_view(foreign: Foreign, declared: Declared, *, side_px: float, mpp: fl
         return ImportedView(f"{digits(fov_um)}um-{digits(view_mpp)}", fov_um, view_mpp)
     parsed = FeatureKey.parse(f"x@{name}").view
     numbers = _numbers(parsed)
+    if not foreign.patch_px:
+        view_mpp = numbers[1]  # no file says it, so the declared view does
     for what, wanted, found in zip(("um a side", "um/px"), numbers, (fov_um, view_mpp), strict=True):
         if max(wanted, found) > AGREEMENT * min(wanted, found):
             msg = (
@@ -98,7 +103,7 @@ def settle_key(foreign: Foreign, declared: Declared, *, encoder: str, view: Impo
         If the encoder's name cannot be part of one.
     """
     try:
-        return feature_key(declared.name or encoder, view.name, layout=foreign.layout)
+        return feature_key(declared.name or foreign.name or encoder, view.name, layout=foreign.layout)
     except InvalidNameError as error:
         error.add_note(f"Keep the features of {encoder!r} under a name of letters, digits, _ + and - with --as NAME.")
         raise
@@ -114,7 +119,7 @@ def declared_fingerprint(foreign: Foreign, *, encoder: str, view: ImportedView) 
         "tool": foreign.tool,
         "encoder": encoder,
         "view": view.name,
-        "patch_px": None if foreign.patch_px is None else round(foreign.patch_px),
+        "patch_px": round(view.fov_um / view.mpp),
         "layout": foreign.layout,
         **foreign.identity,
     }

@@ -35,6 +35,12 @@ def lattice_step(corners: Floats) -> float | None:
     return round(refined, 6)
 
 
+def array_of_lattice(corners: Floats) -> Ints | None:
+    """Row and column (n, 2) of corners (n, 2) that lie on a lattice; None where they lie on none."""
+    step = lattice_step(corners)
+    return None if step is None else cells_of(corners, step)
+
+
 def cells_of(corners: Floats, step: float) -> Ints:
     """Row and column (n, 2) int32 of corners (n, 2) on a lattice, counted from its upper left."""
     cells: Ints = np.rint((corners - corners.min(axis=0)) / step).astype(np.int32)

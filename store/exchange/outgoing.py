@@ -12,10 +12,11 @@ import numpy as np
 from ..arrays import Floats, Pixels, Strings
 from ..expression import Expression
 from ..feature_file import FeatureHeader
-from ..naming import FeatureKey
+from ..naming import SPOTS, FeatureKey
 from ..patch_file import Patches
 from ..slide_file import SlideRecord
-from .hdf import EXACT_BARCODES, EXACT_CENTERS, Mark
+from .hdf import ARRAY, EXACT_BARCODES, EXACT_CENTERS, Mark
+from .lattice import array_of_lattice
 
 _STRIDE = re.compile(r"-(?P<stride>\d+(?:\.\d+)?)um")
 
@@ -99,14 +100,15 @@ def mark_of(outgoing: OutgoingSlide, column: Column) -> Mark:
         slide_mpp=outgoing.slide.mpp,
         fov_um=column.header.fov_um,
         mpp=column.header.mpp,
+        encoder=column.key.encoder,
         view=column.key.view,
         patches=outgoing.patch_set,
         dtype=column.features.dtype.name,
     )
 
 
-def write_extras(file: Any, patches: Patches, *, again_px: Floats, corners_px: Floats) -> None:
-    """Add centres and names of rows to an HDF5 file where an import would not find the same by itself.
+def write_extras(file: Any, outgoing: OutgoingSlide, *, again_px: Floats, corners_px: Floats) -> None:
+    """Add centres, names of rows and their array to an HDF5 file where its format would lose them.
 
     Parameters
     ----------
@@ -115,10 +117,14 @@ def write_extras(file: Any, patches: Patches, *, again_px: Floats, corners_px: F
     corners_px
         (n, 2) corners as an import reads them.
     """
+    patches, patch_set = outgoing.patches, outgoing.patch_set
     if not np.array_equal(again_px, patches.center_px):
         file.create_dataset(EXACT_CENTERS, data=np.asarray(patches.center_px, dtype="<f8"), track_times=False)
     if not np.array_equal(place_names(corners_px), patches.barcode):
         file.create_dataset(EXACT_BARCODES, data=np.char.encode(patches.barcode, "utf-8"), track_times=False)
+    found = array_of_lattice(corners_px) if patch_set != SPOTS else None
+    if patches.array is not None and (found is None or not np.array_equal(found, patches.array)):
+        file.create_dataset(ARRAY, data=np.asarray(patches.array, dtype="<i4"), track_times=False)
 
 
 def place_names(top_left: Floats) -> Strings:

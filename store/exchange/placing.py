@@ -9,7 +9,7 @@ from ..errors import StoreError
 from ..naming import SPOTS
 from ..patch_file import Patches
 from .foreign import Foreign
-from .lattice import cells_of, lattice_step
+from .lattice import array_of_lattice
 from .outgoing import place_names
 
 
@@ -24,29 +24,43 @@ def patches_of(foreign: Foreign, mpp: float, side_px: float) -> Patches:
     assert foreign.top_left is not None, "a file without coordinates takes the store's spots"
     corners = foreign.top_left / mpp if foreign.unit == "um" else foreign.top_left
     centers = corners + side_px / 2 if foreign.center_px is None else foreign.center_px
-    step = lattice_step(corners) if foreign.patch_set != SPOTS else None
+    array = array_of_lattice(corners) if foreign.array is None and foreign.patch_set != SPOTS else foreign.array
     barcode = place_names(corners) if foreign.barcode is None else foreign.barcode
-    return Patches(centers, barcode, None if step is None else cells_of(corners, step))
+    names, counts = np.unique(barcode, return_counts=True)
+    if (counts > 1).any():
+        listed = ", ".join(map(str, names[counts > 1][:3]))
+        msg = f"slide {foreign.slide_id}: barcode {listed} occurs more than once; barcodes name rows, one each"
+        raise StoreError(msg)
+    return Patches(centers, barcode, array)
 
 
 def stored_spots(foreign: Foreign, stored: Patches | None) -> Patches:
-    """The store's spots, for a file without coordinates.
+    """The store's spots for a file without coordinates, in the file's order where it names its rows.
 
     Raises
     ------
     StoreError
-        If there are none, or the file has another number of rows.
+        If there are none, or the file has others.
     """
     if stored is None:
         msg = (
-            f"slide {foreign.slide_id}: a {foreign.tool} file holds no coordinates, and the store has no spots of the "
-            "slide: featurize or import the slide with its spots first"
+            f"slide {foreign.slide_id}: a {foreign.tool} file does not say where its rows lie, and the store has no "
+            "spots of the slide: featurize the slide, or import its patches (--format hest), first"
         )
         raise StoreError(msg)
     if len(stored) != len(foreign):
         msg = f"slide {foreign.slide_id}: {len(foreign)} rows of features, the store has {len(stored)} spots"
         raise StoreError(msg)
-    return stored
+    if foreign.barcode is None:
+        return stored
+    row = {name: i for i, name in enumerate(stored.barcode.tolist())}
+    strange = [name for name in foreign.barcode.tolist() if name not in row]
+    if strange or len(set(foreign.barcode.tolist())) != len(stored):
+        what = f"barcodes {', '.join(strange[:3])} are no spots of the store" if strange else "barcodes repeat"
+        msg = f"slide {foreign.slide_id}: {what}; {foreign.tool} file and store must hold the same spots"
+        raise StoreError(msg)
+    rows = np.array([row[name] for name in foreign.barcode.tolist()])
+    return Patches(stored.center_px[rows], foreign.barcode)
 
 
 def order_in(foreign: Foreign, mine: Patches, stored: Patches, *, patch_set: str) -> Ints | None:

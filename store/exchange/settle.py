@@ -19,10 +19,10 @@ from .foreign import Declared, Foreign, SlideLook
 AGREEMENT = 1.05
 """Largest ratio between two sources of a scale that still count as one."""
 
+_PLACES_APART = ("CLAM", "HEST")  # tools whose patches lie in files apart from their features
+
 OF_PATCHES = "size: the smallest box that holds the patches"
 """Said in `created_by` of a slide whose size no file gives."""
-
-_WHOLE = 0.005  # level-0 pixels: a tile cut as whole pixels comes back this near through float32 microns
 
 
 def settle_mpp(
@@ -65,8 +65,16 @@ def settle_mpp(
     return mpp, source, candidates
 
 
-def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> tuple[float, tuple[str, ...]]:
-    """Side of a patch in level-0 pixels, and what a person should know of it.
+def doubts_of(foreign: Foreign, *, mpp: float) -> tuple[str, ...]:
+    """What to say where the tool's label of level 0 belongs to another um/px: a factor of two is soon mistyped."""
+    if foreign.label is None or foreign.label[1] <= mpp < foreign.label[2]:
+        return ()
+    name, low, high = foreign.label
+    return (f"{foreign.tool} calls level 0 {name}, as it does from {low:g} to {high:g} um/px: is it {mpp:g}?",)
+
+
+def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> float:
+    """Side of a patch in level-0 pixels.
 
     Raises
     ------
@@ -74,20 +82,8 @@ def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> tuple[fl
         If nothing says it, or the command line declares another side than the file says.
     """
     side = foreign.side
-    notes: tuple[str, ...] = ()
     if side is not None and foreign.unit == "um":
         side /= mpp
-    if side is not None and foreign.cut == "stepped":
-        off = abs(side - round(side))
-        if off < _WHOLE:
-            side = float(round(side))
-        else:
-            notes = (
-                f"{foreign.tool} cuts whole pixels, but at {mpp:g} um/px its tiles step by {side:.2f} px: "
-                "is that the um/px it read?",
-            )
-    if side is not None and foreign.cut == "nominal":
-        side = float(math.ceil(side - 1e-6))
     if side is not None and declared.patch_px is not None and not isclose(side, declared.patch_px, rel_tol=SAME_MPP):
         msg = (
             f"slide {foreign.slide_id}: declared are patches of {declared.patch_px:g} level-0 px, "
@@ -96,12 +92,13 @@ def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> tuple[fl
         raise ScaleError(msg)
     side = side if side is not None else declared.patch_px
     if side is None or not 0 < side < math.inf:
+        apart = "give the folder of the patches files with --coords DIR, or " if foreign.tool in _PLACES_APART else ""
         msg = (
-            f"slide {foreign.slide_id}: {foreign.tool} does not say how large a patch is: give the folder of the "
-            "patches files with --coords DIR, or declare the side in level-0 pixels with --patch-px N"
+            f"slide {foreign.slide_id}: this {foreign.tool} file does not say how large a patch is: "
+            f"{apart}declare the side in level-0 pixels with --patch-px N"
         )
         raise ScaleError(msg)
-    return side, notes
+    return side
 
 
 def settle_slide(
@@ -176,7 +173,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def outside(patches: Patches, slide: SlideRecord, *, side_px: float) -> int:
-    """How many patches do not touch the slide at all."""
+def check_inside(patches: Patches, slide: SlideRecord, *, side_px: float) -> None:
+    """Refuse patches that do not touch the slide at all.
+
+    Raises
+    ------
+    StoreError
+        If there are any, said apart where the slide's size is only that of an earlier import's patches.
+    """
     beyond = np.array([slide.width_px, slide.height_px]) + side_px / 2
-    return int(((patches.center_px <= -side_px / 2) | (patches.center_px >= beyond)).any(axis=1).sum())
+    astray = int(((patches.center_px <= -side_px / 2) | (patches.center_px >= beyond)).any(axis=1).sum())
+    if not astray:
+        return
+    size = f"{slide.width_px} x {slide.height_px} px"
+    msg = f"slide {slide.slide_id}: {astray} of {len(patches)} patches lie outside its {size}"
+    if OF_PATCHES in slide.created_by:
+        msg += (
+            ", which is only the box that an earlier import's patches fill: delete every file named "
+            f"{slide.slide_id}.h5 in the store, and import again with --slides DIR, or these patches first"
+        )
+    raise StoreError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic import disk_errors
-from ..errors import MissingDependencyError
+from ..errors import MissingDependencyError, StoreError
 from .h5ad import to_anndata
 from .outgoing import OutgoingSlide, kept
 
@@ -32,10 +33,15 @@ def check_spatialdata() -> None:
     MissingDependencyError
         If spatialdata is not installed.
     """
+    _library("spatialdata")
+
+
+def _library(name: str) -> Any:
+    """Import an optional library, which need not be there when types are checked."""
     try:
-        import spatialdata  # noqa: F401
+        return importlib.import_module(name)
     except ImportError as error:
-        msg = 'SpatialData is written with the library of that name: pip install "tissuary[spatialdata]"'
+        msg = f'SpatialData is written with {name}: pip install "tissuary[spatialdata]"'
         raise MissingDependencyError(msg) from error
 
 
@@ -50,40 +56,43 @@ def to_spatialdata(outgoing: OutgoingSlide) -> Any:
     MissingDependencyError
         If spatialdata is not installed.
     """
-    check_spatialdata()
-    from spatialdata import SpatialData
-    from spatialdata.models import Image2DModel, ShapesModel, TableModel
-    from spatialdata.transformations import Identity, Scale, Sequence
+    models, moves = _library("spatialdata.models"), _library("spatialdata.transformations")
+    to_um = moves.Scale([outgoing.slide.mpp] * 2, axes=("x", "y"))
+    shapes = models.ShapesModel.parse(_frame(outgoing), transformations={PIXELS: moves.Identity(), MICRONS: to_um})
+    images = {}
+    if outgoing.thumbnail is not None:
+        height, width = outgoing.thumbnail.shape[:2]
+        up = moves.Scale([outgoing.slide.width_px / width, outgoing.slide.height_px / height], axes=("x", "y"))
+        images[THUMBNAIL] = models.Image2DModel.parse(
+            np.moveaxis(outgoing.thumbnail, -1, 0),
+            dims=("c", "y", "x"),
+            transformations={PIXELS: up, MICRONS: moves.Sequence([up, to_um])},
+        )
+    table = models.TableModel.parse(_table(outgoing), region=PATCHES, region_key="region", instance_key="instance_id")
+    return _library("spatialdata").SpatialData(images=images, shapes={PATCHES: shapes}, tables={TABLE: table})
 
-    to_um = Scale([outgoing.slide.mpp] * 2, axes=("x", "y"))
-    shapes = ShapesModel.parse(_frame(outgoing), transformations={PIXELS: Identity(), MICRONS: to_um})
+
+def _table(outgoing: OutgoingSlide) -> Any:
+    """The slide's AnnData, its names cut to what SpatialData allows, each row pointing to its patch."""
     adata = to_anndata(outgoing)
-    for name in [name for name in adata.obsm if _UNSAFE.search(name)]:
-        adata.obsm[_UNSAFE.sub("_", name)] = adata.obsm.pop(name)
+    safe = {name: _UNSAFE.sub("_", name) for name in adata.obsm}
+    if len(set(safe.values())) < len(safe):
+        msg = f"slide {outgoing.slide.slide_id}: names {', '.join(safe)} are one in SpatialData: choose with --key"
+        raise StoreError(msg)
+    for name in [name for name in safe if safe[name] != name]:
+        adata.obsm[safe[name]] = adata.obsm.pop(name)
     features = adata.uns["tissuary"]["features"]
-    adata.uns["tissuary"]["features"] = {_UNSAFE.sub("_", name): facts for name, facts in features.items()}
+    adata.uns["tissuary"]["features"] = {safe[name]: facts for name, facts in features.items()}
     del adata.uns["spatial"]  # the picture is an element of its own here
     adata.obs["region"] = PATCHES
     adata.obs["region"] = adata.obs["region"].astype("category")
     adata.obs["instance_id"] = np.arange(adata.n_obs)
-    table = TableModel.parse(adata, region=PATCHES, region_key="region", instance_key="instance_id")
-    images = {}
-    if outgoing.thumbnail is not None:
-        height, width = outgoing.thumbnail.shape[:2]
-        up = Scale([outgoing.slide.width_px / width, outgoing.slide.height_px / height], axes=("x", "y"))
-        images[THUMBNAIL] = Image2DModel.parse(
-            np.moveaxis(outgoing.thumbnail, -1, 0),
-            dims=("c", "y", "x"),
-            transformations={PIXELS: up, MICRONS: Sequence([up, to_um])},
-        )
-    return SpatialData(images=images, shapes={PATCHES: shapes}, tables={TABLE: table})
+    return adata
 
 
 def _frame(outgoing: OutgoingSlide) -> Any:
     """Patches as a GeoDataFrame: squares, or circles where their side is not known."""
-    import geopandas
-    import shapely
-
+    geopandas, shapely = _library("geopandas"), _library("shapely")
     centers = outgoing.patches.center_px
     if not outgoing.columns:
         return geopandas.GeoDataFrame({"radius": np.ones(len(centers))}, geometry=shapely.points(centers))

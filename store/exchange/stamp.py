@@ -1,7 +1,7 @@
 """STAMP: `<out>/<extractor>-<hash>/<slide>.h5` with `feats` float16 and `coords` float32 corners in microns.
 
 Read at STAMP c54ce06 (versions 2.0 to 2.5). um per level-0 pixel is in no file. Tiles are cut as whole pixels, rounded
-up, so that their real side is the step of the coordinates (256.486) and not the attribute `tile_size_um` (256).
+up, so that their real side (514 px of 0.499 um: 256.486 um) is not the attribute `tile_size_um` (256).
 """
 
 from __future__ import annotations
@@ -16,21 +16,11 @@ from ..arrays import Floats
 from ..atomic import atomic_path
 from ..errors import StoreError
 from ..naming import check_name
-from .foreign import Foreign, Found
-from .hdf import (
-    EXACT_BARCODES,
-    EXACT_CENTERS,
-    MARK,
-    mark_in,
-    names_of,
-    number,
-    open_foreign,
-    points_of,
-    text,
-    vectors_of,
-)
+from .foreign import Foreign, Found, digits
+from .hdf import MARK, extras_in, mark_in, number, open_foreign, points_of, text, vectors_of
 from .lattice import lattice_step
 from .outgoing import Column, OutgoingSlide, kept, mark_of, write_extras
+from .whole_tiles import WholeTiles
 
 TOOL = "STAMP"
 
@@ -41,7 +31,6 @@ FIRST_VERSION = "2.1.0"
 """Version written on export: the first with this layout. STAMP refuses files of versions newer than itself."""
 
 _HISTORIC_STEP, _HISTORIC_UM = 224.0, 256.0  # files without `unit` count in pixels of the tile: get_coords
-_WHOLE_PX = 1.0  # a tile is rounded up by less than one level-0 pixel
 
 
 def find_stamp(path: Path) -> tuple[Found, ...]:
@@ -66,39 +55,39 @@ def read_stamp(found: Found) -> Foreign:
         tile_um = number(attributes, "tile_size_um") or number(attributes, "tile_size")
         mark = mark_in(attributes)
         details = _details(attributes)
-        centers = points_of(file, EXACT_CENTERS) if EXACT_CENTERS in file else None
-        barcode = names_of(file, EXACT_BARCODES) if EXACT_BARCODES in file else None
+        extras = extras_in(file)
         unit = text(attributes, "unit")
     if len(features) != len(corners):
         msg = f"{found.path}: {len(features)} rows of features, {len(corners)} of coordinates"
         raise StoreError(msg)
     notes: tuple[str, ...] = ()
-    step = lattice_step(corners)
-    if unit is None:
-        corners, step = _historic(corners, step, found.path)
+    if unit is None and len(corners):
+        corners = _historic(corners, found.path)
         tile_um, notes = _HISTORIC_UM, ("its coordinates are of the historic kind: a step of 224 was taken as 256 um",)
-    elif unit != "um":
+    elif unit not in (None, "um"):
         msg = f"{found.path}: its coordinates are in {unit!r}; wanted 'um'"
         raise StoreError(msg)
-    stepped = step is not None and tile_um is not None and 0 <= step - tile_um * (1 - 1e-6) < _stride_slack(tile_um)
     patch_px = details.get("tile_size_px")
+    told = f"{digits(tile_um)}um-{digits(tile_um / patch_px)}" if tile_um and patch_px else None
     return Foreign(
         found.slide_id,
         TOOL,
         corners,
         unit="um",
-        side=mark.fov_um if mark else step if stepped else tile_um,
-        cut="exact" if mark else "stepped" if stepped else "nominal",
+        side=mark.fov_um if mark else tile_um,
+        cut="exact" if mark or unit is None else "whole",
         patch_px=mark.fov_um / mark.mpp if mark else patch_px,
-        center_px=centers,
+        center_px=extras.center_px,
         features=features,
         encoder=details.get("extractor"),
-        barcode=barcode,
+        barcode=extras.barcode,
         mpp=mark.slide_mpp if mark else None,
         patch_set=mark.patches if mark else None,
-        view=mark.view if mark else None,
+        view=mark.view if mark else told,
+        name=mark.encoder if mark else None,
+        array=extras.array,
         identity={"code_hash": details["code_hash"]} if "code_hash" in details else {},
-        details=details | ({} if step is None else {"step_um": step}),
+        details=details,
         notes=notes,
     )
 
@@ -111,21 +100,16 @@ def _check_tiles(file: Any, path: Path) -> None:
         raise StoreError(msg)
 
 
-def _stride_slack(tile_um: float) -> float:
-    """How far the step of the coordinates may exceed the tile's nominal side, um: a pixel of a coarse slide, 5 um."""
-    return min(5.0 * _WHOLE_PX, tile_um / 4)
-
-
-def _historic(corners: Floats, step: float | None, path: Path) -> tuple[Floats, float]:
-    """Convert coordinates that step by about 224 per tile of 256 um."""
+def _historic(corners: Floats, path: Path) -> Floats:
+    """Corners in um from coordinates that step by about 224 per tile of 256 um."""
+    step = lattice_step(corners)
     if step is None or abs(step - _HISTORIC_STEP) > 1.0:
         msg = (
             f"{path} does not say the unit of its coordinates, which step by {step or 0:g} (of old files: "
             f"{_HISTORIC_STEP:g} for a tile of {_HISTORIC_UM:g} um): extract the slide again with STAMP 2.1 or newer"
         )
         raise StoreError(msg)
-    factor = _HISTORIC_UM / _HISTORIC_STEP
-    return corners * factor, step * factor
+    return corners * (_HISTORIC_UM / _HISTORIC_STEP)
 
 
 def _details(attributes: Any) -> dict[str, Any]:
@@ -151,6 +135,11 @@ def write_stamp(outgoing: OutgoingSlide, folder: Path) -> tuple[list[Path], list
         attributes = _attributes(column)
         extractor = check_name(f"{attributes['extractor']}-{attributes['code_hash']}", "extractor")
         path = folder / extractor / f"{outgoing.slide.slide_id}.h5"
+        if path in written:
+            msg = (
+                f"slide {outgoing.slide.slide_id}: {column.key} and another key would both be {path}: choose with --key"
+            )
+            raise StoreError(msg)
         if path.exists():
             notes.append(kept(path))
             continue
@@ -183,12 +172,24 @@ def _attributes(column: Column) -> dict[str, Any]:
 def _write(path: Path, outgoing: OutgoingSlide, column: Column, *, attributes: dict[str, Any], feats: Floats) -> None:
     import h5py
 
-    mpp, centers = outgoing.slide.mpp, outgoing.patches.center_px
-    corners = (centers - column.side_px / 2) * mpp
-    corners = np.where(np.abs(corners) < 1e-9, 0.0, corners).astype("<f4")  # 0 survives the way through the centre
+    mpp = outgoing.slide.mpp
+    corners = _corners_um(outgoing, column, tile_um=float(attributes["tile_size_um"])).astype("<f4")
     with atomic_path(path, once=True) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("coords", data=corners, track_times=False)
         file.create_dataset("feats", data=feats, track_times=False)
         file.attrs.update({**attributes, MARK: mark_of(outgoing, column).text()})
         again = np.asarray(corners, dtype=np.float64) / mpp
-        write_extras(file, outgoing.patches, again_px=again + column.header.fov_um / mpp / 2, corners_px=again)
+        write_extras(file, outgoing, again_px=again + column.header.fov_um / mpp / 2, corners_px=again)
+
+
+def _corners_um(outgoing: OutgoingSlide, column: Column, *, tile_um: float) -> Floats:
+    """Corners (n, 2) in um; of features that came from STAMP exactly as it wrote them."""
+    mpp, side_px = outgoing.slide.mpp, column.side_px
+    corners_px = outgoing.patches.center_px - side_px / 2
+    per_supertile = column.of(TOOL).get("tiles_per_supertile")
+    index = np.rint(corners_px / side_px)
+    if per_supertile and np.allclose(corners_px, index * round(side_px), rtol=0, atol=1e-6):
+        tiles = WholeTiles(index.astype(np.int64), round(side_px), int(per_supertile))
+        return tiles.coords_um(tile_um=tile_um, mpp=mpp)
+    corners = corners_px * mpp
+    return np.where(np.abs(corners) < 1e-9, 0.0, corners)  # 0 survives the way through the centre

@@ -15,24 +15,15 @@ import numpy as np
 from ..arrays import Floats
 from ..atomic import atomic_path
 from ..errors import StoreError
-from ..naming import check_name
 from .clam import legacy_side
 from .foreign import Foreign, Found, plain_number
-from .hdf import (
-    EXACT_BARCODES,
-    EXACT_CENTERS,
-    MARK,
-    mark_in,
-    names_of,
-    number,
-    open_foreign,
-    points_of,
-    text,
-    vectors_of,
-)
+from .hdf import MARK, extras_in, mark_in, number, open_foreign, points_of, text, vectors_of
 from .outgoing import Column, OutgoingSlide, kept, mark_of, overlap_share, write_extras
 
 TOOL = "TRIDENT"
+
+_LABELS = ((0.16, 80.0), (0.2, 60.0), (0.3, 40.0), (0.6, 20.0), (1.2, 10.0), (2.4, 5.0))
+"""um/px below which TRIDENT calls level 0 so."""
 
 _NUMBERS = (
     "patch_size",
@@ -79,8 +70,7 @@ def read_trident(found: Found) -> Foreign:
         mark = mark_in(attributes)
         features = vectors_of(file, "features") if "features" in file else None
         encoder = text(file["features"].attrs, "encoder") if features is not None else None
-        centers = points_of(file, EXACT_CENTERS) if EXACT_CENTERS in file else None
-        barcode = names_of(file, EXACT_BARCODES) if EXACT_BARCODES in file else None
+        extras = extras_in(file)
         side = numbers.get("patch_size_level0") or legacy_side(attributes)
     if features is not None and len(features) != len(corners):
         msg = f"{found.path}: {len(features)} rows of features, {len(corners)} of coordinates"
@@ -89,7 +79,8 @@ def read_trident(found: Found) -> Foreign:
     if mark:
         patch_px = mark.fov_um / mark.mpp
         if features is not None and mark.dtype == "float16":  # exports are float32, as this tool's files are
-            features = features.astype(np.float16)
+            half = features.astype(np.float16)
+            features = half if np.array_equal(half, features) else features
     size = (numbers.get("level0_width"), numbers.get("level0_height"))
     folder = found.path.parent.name
     return Foreign(
@@ -98,15 +89,18 @@ def read_trident(found: Found) -> Foreign:
         corners,
         side=side,
         patch_px=patch_px or None,
-        center_px=centers,
+        center_px=extras.center_px,
         features=features,
         encoder=encoder,
         hint=folder.removeprefix("features_") if folder.startswith("features_") else None,
-        barcode=barcode,
+        barcode=extras.barcode,
         mpp=mark.slide_mpp if mark else None,
+        label=_label(numbers),
         size_px=(int(size[0]), int(size[1])) if size[0] and size[1] else None,
         patch_set=mark.patches if mark else None,
         view=mark.view if mark else None,
+        name=mark.encoder if mark else None,
+        array=extras.array,
         overlap=numbers.get("overlap", 0.0) / patch_px if patch_px else 0.0,
         details={"attributes": {name: plain_number(value) for name, value in numbers.items()}},
     )
@@ -117,6 +111,7 @@ def write_trident(outgoing: OutgoingSlide, folder: Path) -> tuple[list[Path], li
     written: list[Path] = []
     notes: list[str] = []
     name = outgoing.slide.slide_id
+    sides: dict[Path, float] = {}
     for column in outgoing.columns:
         if column.features.ndim != 2:
             notes.append(f"{column.key}: TRIDENT has no place for several vectors a patch")
@@ -124,7 +119,10 @@ def write_trident(outgoing: OutgoingSlide, folder: Path) -> tuple[list[Path], li
         attributes = _attributes(outgoing, column)
         job = folder / _job_name(column, attributes)
         place = job / "patches" / f"{name}_patches.h5"
-        path = job / f"features_{check_name(column.encoder, 'encoder')}" / f"{name}.h5"
+        path = job / f"features_{column.key.encoder}" / f"{name}.h5"
+        if not math.isclose(sides.setdefault(job, column.side_px), column.side_px, rel_tol=1e-9):
+            msg = f"slide {name}: {column.key} and another key would share the patches {place}: choose with --key"
+            raise StoreError(msg)
         for target in (place, path):
             if target in written:  # encoders of one view share their patches
                 continue
@@ -159,8 +157,16 @@ def _attributes(outgoing: OutgoingSlide, column: Column) -> dict[str, Any]:
 
 
 def magnification_label(mpp: float) -> float:
-    """TRIDENT's label of a scale: 10 from 0.6 to 1.2 um/px, doubled or halved with each factor of two."""
-    return 10.0 * 2.0 ** -math.floor(math.log2(mpp / 0.6))
+    """TRIDENT's label of a scale; coarser than it knows any, the label is halved with each factor of two."""
+    return next((label for below, label in _LABELS if mpp < below), 5.0 * 2.0 ** -math.floor(math.log2(mpp / 1.2)))
+
+
+def _label(numbers: dict[str, float]) -> tuple[str, float, float] | None:
+    """What the file calls level 0, and the um/px that stand for it."""
+    said = numbers.get("level0_magnification")
+    bounds = [0.0, *(below for below, _ in _LABELS)]
+    found = [i for i, (_, label) in enumerate(_LABELS) if label == said]
+    return (f"{said:g}x", bounds[found[0]], bounds[found[0] + 1]) if found else None
 
 
 def _job_name(column: Column, attributes: dict[str, Any]) -> str:
@@ -187,7 +193,7 @@ def _write(
             )
         coords = _growing(file, "coords", corners)
         coords.attrs.update({**attributes, "savetodir": path.parent.parent.name})
-        write_extras(file, outgoing.patches, again_px=corners + side / 2, corners_px=corners.astype(np.float64))
+        write_extras(file, outgoing, again_px=corners + side / 2, corners_px=corners.astype(np.float64))
 
 
 def _growing(file: Any, name: str, values: Floats | Any) -> Any:

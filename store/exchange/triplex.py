@@ -1,20 +1,25 @@
-"""TRIPLEX: `emb/global/<model>/<id>.h5` (n, dim) and `emb/neighbor/<model>/<id>.h5` (n, 25, dim), without coordinates.
+"""TRIPLEX: `emb/global/<model>/<id>.h5` (n, dim) and `emb/neighbor/<model>/<id>.h5` (n, 25, dim).
 
-Read at TRIPLEX 4750051. Rows are the spots of the slide in their order, which the store must know already; the 25
-vectors are the tiles of a square around the spot, row by row.
+Read at TRIPLEX 4750051. Rows are spots of the slide, which the store must know already: they are found by `barcodes`
+where the file has them. Its `coords` are left alone, being corners in one kind of its inputs and centres in another.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+from ..arrays import Strings
 from ..errors import StoreError
 from ..naming import SPOTS
 from .foreign import Foreign, Found
-from .hdf import array_of, open_foreign, vectors_of
+from .hdf import array_of, names_of, open_foreign, values_of, vectors_of
 
 TOOL = "TRIPLEX"
+
+_ORDER = "rows were taken to be the store's spots in their order: the file names none"
+_TILES = "tiles around a spot stay in the file's order, which differs between versions of TRIPLEX (x or y outer)"
 
 
 def find_triplex(path: Path) -> tuple[Found, ...]:
@@ -31,10 +36,10 @@ def read_triplex(found: Found) -> Foreign:
     StoreError
         If the tiles around a spot are no square.
     """
-    notes: list[str] = ["rows were taken to be the store's spots in their order: the file names none"]
+    notes: list[str] = []
     with open_foreign(found.path) as file:
-        name = "embeddings" if "embeddings" in file else "features"
-        features = vectors_of(file, name, tokens=True)
+        features = vectors_of(file, "embeddings" if "embeddings" in file else "features", tokens=True)
+        barcode = _barcodes(file)
         layout = None
         if features.ndim == 3:
             side = math.isqrt(features.shape[1])
@@ -42,17 +47,31 @@ def read_triplex(found: Found) -> Foreign:
                 msg = f"{found.path}: {features.shape[1]} vectors a spot are no square of tiles"
                 raise StoreError(msg)
             layout = f"tiles{side}x{side}"
+            notes.append(_TILES)
             if "mask_tb" in file:
-                absent = int((array_of(file, "mask_tb")[()] == 0).sum())
+                absent = int((values_of(file, "mask_tb") == 0).sum())
                 notes.append(f"mask_tb marks {absent} tiles as absent; their vectors are kept as they are")
+    if barcode is not None and len(barcode) != len(features):
+        msg = f"{found.path}: {len(features)} rows of features, {len(barcode)} barcodes"
+        raise StoreError(msg)
+    if barcode is None:
+        notes.append(_ORDER)
+    kind = "global" if layout is None else "neighbor"
     return Foreign(
         found.slide_id,
         TOOL,
         None,
         features=features,
-        hint=found.path.parent.name,
+        hint=f"{kind}/{found.path.parent.name}",
+        barcode=barcode,
         patch_set=SPOTS,
         layout=layout,
-        details={"kind": "global" if layout is None else "neighbor"},
+        details={"kind": kind},
         notes=tuple(notes),
     )
+
+
+def _barcodes(file: Any) -> Strings | None:
+    """Names of the rows; None where there are none, in whose place TRIPLEX writes zeros."""
+    name = next((name for name in ("barcodes", "barcode") if name in file), None)
+    return None if name is None or array_of(file, name).dtype.kind == "f" else names_of(file, name)
