@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,28 +21,56 @@ SMALL_BYTES = 64 * 2**20
 def compare(
     store: Annotated[Path, typer.Argument(help="Folder of the store.")],
     heads: Annotated[
-        list[str] | None, typer.Option("--heads", help="Heads, or all. Controls always come along.")
+        list[str] | None, typer.Option("--heads", help="Heads, head:mode, or all. Controls always come along.")
     ] = None,
     protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Protocols, such as strict.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Which features, where there are several.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option("--backbone", help="Which features, one or several, where there are several.")
+    ] = None,
     views: Annotated[list[str] | None, typer.Option("--views", help="Views side by side; all where not given.")] = None,
+    view_sets: Annotated[
+        list[str] | None,
+        typer.Option("--view-sets", help="Sets of views, as 20x 20x+10x, in place of --views."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("report"),
     standardise: Annotated[
         str | None, typer.Option("--standardise", help="slide or none, in place of what the protocol says of features.")
     ] = None,
+    centring: Annotated[
+        str | None, typer.Option("--centring", help="slide or none, in place of what the protocol says of targets.")
+    ] = None,
+    spot_weight: Annotated[
+        str | None, typer.Option("--spot-weight", help="depth or none, in place of what the protocol says.")
+    ] = None,
+    panel: Annotated[
+        str | None,
+        typer.Option("--panel", help="A rule for genes, or a file that lists them, in place of the protocol's."),
+    ] = None,
+    panel_size: Annotated[int | None, typer.Option("--panel-size", help="How many genes the rule takes.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train everything anew, and take no cell of an earlier comparison.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")] = False,
 ) -> None:
-    """Score heads and controls under a protocol; write report.html, results.json and results.parquet."""
+    """Score heads and controls under a protocol; write report.html, results.json and results.parquet.
+
+    What is trained is kept in OUT/cells, so that a comparison that was stopped, or gets more heads, goes on.
+    """
     from ..heads.evaluation.compare import CompareOptions
 
     options = CompareOptions(
         heads=tuple(heads or ("all",)),
         protocols=tuple(protocol or ("strict",)),
-        backbone=backbone,
-        views=tuple(views or ()),
-        standardise=_standardisation(standardise),
+        backbones=tuple(backbone or ()),
+        view_sets=_view_sets(views or (), view_sets or ()),
+        standardise=_choice("--standardise", standardise, "slide", "none"),
+        centring=_choice("--centring", centring, "slide", "none"),
+        spot_weight=_choice("--spot-weight", spot_weight, "depth", "none"),
+        panel=_panel(panel),
+        panel_size=panel_size,
         seed=seed,
+        cells=None if fresh else out / "cells",
     )
     comparison = run(store, options, out=out)
     if json:
@@ -52,14 +81,31 @@ def compare(
     raise typer.Exit(SOME_FAILED if comparison.skipped else OK)
 
 
-def _standardisation(text: str | None) -> Literal["slide", "none"] | None:
+def _view_sets(views: Sequence[str], sets: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     from ..store.errors import ProtocolError
 
-    choices: dict[str | None, Literal["slide", "none"] | None] = {None: None, "slide": "slide", "none": "none"}
-    if text in choices:
-        return choices[text]
-    msg = f"--standardise {text!r}: choose slide or none"
+    if views and sets:
+        msg = f"--views {' '.join(views)} and --view-sets {' '.join(sets)}: give one of them"
+        raise ProtocolError(msg)
+    return tuple(tuple(one.split("+")) for one in sets) or ((tuple(views),) if views else ())
+
+
+def _choice(option: str, text: str | None, *choices: str) -> Any:
+    """One of the words that a protocol's field may hold, or None."""
+    from ..store.errors import ProtocolError
+
+    if text is None or text in choices:
+        return text
+    msg = f"{option} {text!r}: choose {' or '.join(choices)}"
     raise ProtocolError(msg)
+
+
+def _panel(text: str | None) -> str | tuple[str, ...] | None:
+    """A rule's name, or the genes of a file."""
+    from ..heads.evaluation.gene_lists import read_gene_list
+    from ..heads.evaluation.panel_rules import PANEL_RULES
+
+    return text if text is None or text in PANEL_RULES else read_gene_list(Path(text))
 
 
 def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:

@@ -43,7 +43,7 @@ def demo(
         raise typer.Exit(SOME_FAILED if report.failed else OK)
     comparison = run_compare(
         out / "store",
-        CompareOptions(protocols=_protocols(store), backbone=first, views=options.view_names),
+        CompareOptions(protocols=_protocols(store), backbones=(first,), view_sets=(options.view_names,)),
         out=out,
     )
     if json:

@@ -67,7 +67,7 @@ def _known_backbone(text: str) -> bool:
 def _is_head(text: str) -> bool:
     from ..heads.registry import HEADS
 
-    return text == "all" or text in HEADS
+    return text == "all" or text.split(":")[0] in HEADS
 
 
 def _is_protocol(text: str) -> bool:
@@ -78,6 +78,7 @@ def _is_protocol(text: str) -> bool:
 
 _BELONGS: dict[str, Callable[[str], bool]] = {
     "--views": _is_view,
+    "--view-sets": lambda text: all(map(_is_view, text.split("+"))),
     "--grid-um": _is_number,
     "--tokens": lambda text: bool(re.fullmatch(r"\d+x\d+", text)),
     "--weights": lambda text: "=" in text,

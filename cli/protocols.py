@@ -24,12 +24,11 @@ def protocols(
     for one in chosen:
         result(one.name)
         for field, value in asdict(one).items():
-            if field == "name":
+            if field == "name" or value is None or value == "":
                 continue
-            if isinstance(value, tuple | list):
-                for item in value:
-                    result(f"  {field}: {item}")
-                if not value:
-                    result(f"  {field}: nothing known")
-            else:
+            if not isinstance(value, tuple):
                 result(f"  {field}: {value}")
+            for item in value if isinstance(value, tuple) else ():
+                result(f"  {field}: {':'.join(item) if isinstance(item, tuple) else item}")
+            if field == "leaks" and not value:
+                result("  leaks: nothing known")

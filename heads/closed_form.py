@@ -1,14 +1,74 @@
-"""Ridge regression for many penalties from one decomposition."""
+"""Ridge regression for every penalty from one decomposition."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..store.arrays import Floats
 from ..store.errors import HeadError
+from .comoments import CoMoments, comoments, pooled
+
+# Directions of the dual whose variance is below this fraction of the largest are rounding.
+SILENT = 1e-12
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The half of a ridge regression that knows no targets: X^T X = V diag(s) V^T, X centred and weighted.
+
+    Attributes
+    ----------
+    basis
+        V, float64 (d, r).
+    spectrum
+        s, float64 (r,), ascending.
+    """
+
+    basis: Tensor
+    spectrum: Tensor
+
+    @classmethod
+    def primal(cls, scatter: Tensor) -> Self:
+        """From X^T X, (d, d)."""
+        spectrum, basis = torch.linalg.eigh(scatter)
+        return cls(basis, spectrum.clamp_min(0.0))
+
+    @classmethod
+    def dual(cls, x: Tensor) -> Self:
+        """From fewer rows than features: X X^T = U diag(s) U^T and V = X^T U diag(s)^(-1/2), X (n, d)."""
+        spectrum, u = torch.linalg.eigh(x @ x.T)  # (n,), (n, n)
+        keep = spectrum > spectrum[-1] * SILENT
+        spectrum, u = spectrum[keep], u[:, keep]
+        return cls(x.T @ u / spectrum.sqrt(), spectrum)
+
+    def leading(self, size: int | None) -> Spectrum:
+        """The directions of largest variance: ridge on them is ridge on that many principal components.
+
+        Raises
+        ------
+        HeadError
+            If there are not so many.
+        """
+        if size is None:
+            return self
+        if not 1 <= size <= len(self.spectrum):
+            msg = (
+                f"pca={size} components of training rows that span {len(self.spectrum)} dimensions: "
+                f"give pca between 1 and {len(self.spectrum)}, or pca=None"
+            )
+            raise HeadError(msg)
+        return replace(self, basis=self.basis[:, -size:], spectrum=self.spectrum[-size:])
+
+    def path(self, cross: CoMoments) -> RidgePath:
+        """Join with X^T Y of the same rows."""
+        projected = self.basis.T @ cross.products
+        parts = (self.basis, self.spectrum, projected, cross.x_mean, cross.y_mean)
+        return RidgePath(*(part.numpy() for part in parts))
 
 
 @dataclass(frozen=True)
@@ -19,8 +79,6 @@ class RidgePath:
     X^T X = V diag(s) V^T,
 
         B(alpha) = V diag(1 / (s + alpha)) V^T X^T Y.
-
-    For n < d the same V and s come from the n x n Gram matrix: X X^T = U diag(s) U^T, V = X^T U diag(s)^(-1/2).
 
     Attributes
     ----------
@@ -64,25 +122,21 @@ def ridge_path(x: Floats, y: Floats, weights: Floats) -> RidgePath:
         (n, g) targets.
     weights
         (n,) non-negative.
+
+    Raises
+    ------
+    HeadError
+        If all rows weigh nothing.
     """
     # torch and not numpy: its BLAS obeys torch.set_num_threads, where contending BLAS threads can cost a factor of 40.
-    w = torch.from_numpy(np.asarray(weights, dtype=np.float64))
-    if not float(w.sum()) > 0:
-        msg = f"all {len(w)} training rows weigh nothing: train on spots with counts"
-        raise HeadError(msg)
-    xs, ys = (torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (x, y))
-    x_mean, y_mean = (w @ values / w.sum() for values in (xs, ys))
-    root = w.sqrt()[:, None]
-    xw, yw = (xs - x_mean) * root, (ys - y_mean) * root  # (n, d), (n, g)
-    n, d = xw.shape
-    if n < d:
-        spectrum, u = torch.linalg.eigh(xw @ xw.T)  # (n,), (n, n)
-        keep = spectrum > spectrum[-1] * 1e-12
-        spectrum, u = spectrum[keep], u[:, keep]
-        scale = spectrum.sqrt()
-        basis, projected = xw.T @ u / scale, scale[:, None] * (u.T @ yw)
-    else:
-        spectrum, basis = torch.linalg.eigh(xw.T @ xw)  # (d,), (d, d)
-        spectrum = spectrum.clamp_min(0.0)
-        projected = basis.T @ (xw.T @ yw)
-    return RidgePath(*(part.numpy() for part in (basis, spectrum, projected, x_mean, y_mean)))
+    xs, ys, w = (torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (x, y, weights))
+    cross = pooled([comoments(xs, ys, w)])
+    return decompose(xs, w).path(cross)
+
+
+def decompose(x: Tensor, weights: Tensor) -> Spectrum:
+    """Spectrum of weighted rows (n, d) about their mean, from the smaller of the two Gram matrices."""
+    n, d = x.shape
+    if n >= d:
+        return Spectrum.primal(comoments(x, x, weights).products)
+    return Spectrum.dual((x - weights @ x / weights.sum()) * weights.sqrt()[:, None])

@@ -70,20 +70,6 @@ class SlideFeatureMean:
         return (level - _offsets(table))[table.slide]
 
 
-class Coordinates:
-    """Ridge on a quadratic of the spot's position, centred and scaled per slide."""
-
-    def fit(self, table: Table) -> Self:
-        """Learn from position alone."""
-        y, weights = training_arrays(table)
-        self.path_ = ridge_path(_quadratic(table), y, weights)
-        return self
-
-    def predict(self, table: Table) -> NDArray[np.float32]:
-        """Predict (n, n_panel)."""
-        return self.path_.predict(_quadratic(table), (5.0,))[0].astype(np.float32)
-
-
 class Density:
     """Ridge on one number, the mean haematoxylin density of the patch: the floor that morphology must beat."""
 
@@ -133,17 +119,6 @@ def _offsets(table: Table) -> NDArray[np.float32]:
         msg = "this table has no slide offsets: prepare it with tissuary.heads.evaluation.preparation.prepare"
         raise HeadError(msg)
     return table.target_offset
-
-
-def _quadratic(table: Table) -> Floats:
-    """x, y, x^2, xy, y^2 of positions z-scored per slide, (n, 5)."""
-    out = np.empty((len(table), 5))
-    for one in range(len(table.slide_ids)):
-        here = table.slide == one
-        position = table.center_um[here] - table.center_um[here].mean(axis=0)
-        x, y = (position / np.maximum(position.std(axis=0), 1e-9)).T
-        out[here] = np.stack([x, y, x * x, x * y, y * y], axis=1)
-    return out
 
 
 def _density(table: Table) -> Floats:

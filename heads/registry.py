@@ -20,22 +20,42 @@ class HeadEntry:
         "module:class" inside `tissuary.heads`, imported when the head is made.
     control
         Whether it sees no, or only trivial, morphology.
+    diagnostic
+        Whether it looks at what no predictor has; it neither competes nor is it part of the floor.
+    features
+        Whether it reads the features that are compared; else it runs once, whatever their number.
     """
 
     location: str
     summary: str
     control: bool = False
+    diagnostic: bool = False
+    features: bool = True
 
 
 HEADS: dict[str, HeadEntry] = {
-    "mean": HeadEntry("controls:Mean", "training mean of every gene", control=True),
-    "patient-mean": HeadEntry("controls:PatientMean", "mean profile of the same patient", control=True),
+    "mean": HeadEntry("controls:Mean", "training mean of every gene", control=True, features=False),
+    "patient-mean": HeadEntry("controls:PatientMean", "mean profile of the same patient", control=True, features=False),
     "slide-feature-mean": HeadEntry("controls:SlideFeatureMean", "slide-mean features to slide profile", control=True),
-    "coordinates": HeadEntry("controls:Coordinates", "quadratic of the spot's position", control=True),
-    "density": HeadEntry("controls:Density", "haematoxylin density of the patch, one number", control=True),
+    "coordinates": HeadEntry("position:Coordinates", "quadratic of the spot's position", control=True, features=False),
+    "coordinates-smooth": HeadEntry(
+        "position:SmoothCoordinates", "smooth field over the spot's position", control=True, features=False
+    ),
+    "density": HeadEntry(
+        "controls:Density", "haematoxylin density of the patch, one number", control=True, features=False
+    ),
+    "predicted-depth": HeadEntry(
+        "depth:PredictedDepth", "total counts as predicted by ridge, one slope per gene", control=True
+    ),
+    "depth": HeadEntry(
+        "depth:Depth", "total counts as measured on the test spot", control=True, diagnostic=True, features=False
+    ),
     "shuffled": HeadEntry("controls:Shuffled", "ridge on targets shuffled within slides", control=True),
     "ridge": HeadEntry("ridge:Ridge", "closed-form ridge on all views"),
     "knn": HeadEntry("knn:NearestNeighbours", "mean of the nearest training spots in feature space"),
+    "forest": HeadEntry("forest:Forest", "random forest on principal components"),
+    "boosted": HeadEntry("boosted:Boosted", "boosted trees on principal components of features and targets"),
+    "mlp": HeadEntry("mlp:MLP", "two layers on all views side by side"),
     "mmap": HeadEntry("mmap:MMAP", "multi-view fusion with cohort prototypes"),
 }
 

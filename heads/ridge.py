@@ -8,20 +8,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store.arrays import Floats, Ints
+from ..store.errors import HeadError
 from ..store.table import Table
-from .closed_form import RidgePath, ridge_path
+from .closed_form import RidgePath
+from .comoments import CoMoments
 from .contract import training_arrays
+from .hest_probe import HestProbe
 from .inner import choose, inner_folds
+from .ridge_design import RidgeDesign, design_of
+
+RELATIVE_ALPHAS = tuple(float(a) for a in np.logspace(-2, 2, 10))
+"""Candidates for the penalty, as multiples of the number of features."""
 
 
 class Ridge:
     """Closed-form ridge on all views side by side.
+
+    The Gram matrix of every patient is computed once, each inner fold is decomposed once for all penalties, and heads
+    on the same features and weights share the decompositions. Cost: one eigendecomposition of min(n, d) rows per
+    inner fold and one of all rows; 13,600 spots x 1,024 features, seven inner folds: some ten seconds on two cores.
 
     Parameters
     ----------
     alpha
         Penalty. None chooses among ten, logarithmic from 0.01 to 100 times the number of features, on inner folds;
         with too few training slides for these, the number of features is taken.
+    pca
+        Number of principal components of the weighted training rows to regress on; None takes the features as they
+        are. Every inner fold has components of its own rows. The penalty is still counted in features, because
+        components keep the variance of the features they are made of.
+    mode
+        "default", or "hest": the probe of HEST-Benchmark (`HestProbe`), whose penalty is fixed and which knows no
+        weights; there `pca` is its StandardScaler and PCA, and None regresses on the features as they come.
+    seed
+        Of the randomised PCA of mode "hest"; the default mode draws nothing.
 
     Attributes
     ----------
@@ -31,32 +51,72 @@ class Ridge:
         alpha, the rule that chose it, and the inner score of every candidate.
     """
 
-    def __init__(self, *, alpha: float | None = None) -> None:
-        self.alpha = alpha
+    def __init__(
+        self,
+        *,
+        alpha: float | None = None,
+        pca: int | None = None,
+        mode: str = "default",
+        seed: int = 0,
+    ) -> None:
+        self.alpha, self.pca, self.mode, self.seed = alpha, pca, mode, seed
 
     def fit(self, table: Table) -> Self:
-        """Learn from a prepared table."""
-        y, weights = training_arrays(table)
-        x = table.features()
-        self.alpha_, self.chosen_ = choose_alpha(x, y, weights, table=table, alpha=self.alpha)
-        self.path_: RidgePath = ridge_path(x, y, weights)
-        self.n_parameters_ = (x.shape[1] + 1) * y.shape[1]
+        """Learn from a prepared table.
+
+        Raises
+        ------
+        HeadError
+            If the mode does not exist, or the training rows do not span `pca` dimensions.
+        """
+        if self.mode == "hest":
+            return self._fit_probe(table)
+        if self.mode != "default":
+            msg = f"ridge has no mode {self.mode!r}: choose default or hest"
+            raise HeadError(msg)
+        y, _ = training_arrays(table)
+        design = design_of(table)
+        cross = design.cross(y)
+        self.alpha_, self.chosen_ = choose_alpha(design, cross, y, table=table, alpha=self.alpha, pca=self.pca)
+        self.model_: HestProbe | RidgePath = design.path(cross, pca=self.pca)
+        self.n_parameters_ = ((self.pca or design.x.shape[1]) + 1) * y.shape[1]
+        return self
+
+    def _fit_probe(self, table: Table) -> Self:
+        y, _ = training_arrays(table)
+        self.model_ = HestProbe.fit(table.features(), y, pca=self.pca, alpha=self.alpha, seed=self.seed)
+        self.alpha_ = self.model_.alpha
+        self.chosen_ = {"alpha": self.alpha_, "selection": "fixed" if self.alpha is None else "given"}
+        self.n_parameters_ = self.model_.n_parameters
         return self
 
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
-        return self.path_.predict(table.features(), (self.alpha_,))[0].astype(np.float32)
+        x = table.features()
+        if isinstance(self.model_, HestProbe):
+            return self.model_.predict(x)
+        return self.model_.predict(x, (self.alpha_,))[0].astype(np.float32)
 
 
 def choose_alpha(
-    x: Floats, y: Floats, weights: Floats, *, table: Table, alpha: float | None = None
+    design: RidgeDesign,
+    cross: tuple[CoMoments, ...],
+    y: Floats,
+    *,
+    table: Table,
+    alpha: float | None = None,
+    pca: int | None = None,
 ) -> tuple[float, dict[str, Any]]:
     """Choose the penalty on inner folds of a training table.
 
     Parameters
     ----------
-    x, y, weights
-        (n, d), (n, g), (n,) of the table's rows.
+    design
+        Of the table's rows, grouped as `inner_folds` holds them out.
+    cross
+        Its products with the targets.
+    y
+        (n, g) targets.
     alpha
         A value to take as it is.
 
@@ -67,14 +127,15 @@ def choose_alpha(
     """
     if alpha is not None:
         return alpha, {"alpha": alpha, "selection": "given"}
-    dim = x.shape[1]
+    dim = design.x.shape[1]
     rule, folds = inner_folds(table)
     if rule == "fixed":
         return float(dim), {"alpha": float(dim), "selection": "fixed"}
-    alphas = tuple(float(a) for a in dim * np.logspace(-2, 2, 10))
+    alphas = tuple(dim * relative for relative in RELATIVE_ALPHAS)
 
     def predict(train: Ints, held: Ints) -> list[Floats]:
-        return ridge_path(x[train], y[train], weights[train]).predict(x[held], alphas)
+        without = int(design.group[held[0]])
+        return design.path(cross, without=without, pca=pca).predict(design.x[held], alphas)
 
     best, scores = choose(alphas, folds, truth=y, slide=table.slide, predict=predict)
     return best, {"alpha": best, "selection": rule, "inner_scores": dict(zip(map(str, alphas), scores, strict=True))}

@@ -3,6 +3,7 @@ import pytest
 
 from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate, bootstrap_interval, per_patient
 from tissuary.heads.evaluation.metrics import score_fold
+from tissuary.heads.evaluation.scores import SCORE_RULES
 from tissuary.store.errors import ProtocolError
 
 HEG, HVG = np.array([0]), np.array([1])
@@ -113,3 +114,62 @@ def test_folds_must_be_there_and_name_their_patients():
         aggregate([])
     with pytest.raises(ProtocolError, match="'A' names 1 patients for 2 test slides"):
         aggregate([ScoredFold("A", ("A",), fold("A", ["A", "A"], 0).score)])
+
+
+def uneven_folds():
+    """Six patients in three folds, slides of unlike size, one of a single spot."""
+    rng = np.random.default_rng(8)
+    folds = []
+    for name, patients, sizes in (("x", "AAB", (9, 14, 8)), ("y", "CD", (20, 1)), ("z", "EFF", (10, 8, 9))):
+        slide = np.repeat(np.arange(len(sizes)), sizes)
+        truth = rng.normal(size=(len(slide), 6)) + slide[:, None]
+        prediction, center_um = truth + rng.normal(size=truth.shape), rng.uniform(0, 100, (len(slide), 2))
+        score = score_fold(prediction, truth, slide=slide, heg50=HEG, hvg50=HVG, center_um=center_um)
+        folds.append(ScoredFold(name, tuple(patients), score))
+    return folds
+
+
+def test_every_score_weighs_folds_by_test_slides_or_not_at_all():
+    folds = uneven_folds()
+    whole = aggregate(folds)
+    assert list(whole.scores) == list(SCORE_RULES)
+    for name, rule in SCORE_RULES.items():
+        of_folds = np.array([one.score.scores[name] for one in folds])
+        slides = [len(one.score.slides) - one.score.undefined.get(name, 0) for one in folds]
+        expected = of_folds.mean() if rule.over == "genes" else np.average(of_folds, weights=slides)
+        assert getattr(whole, name) == pytest.approx(expected, abs=1e-12), name
+    assert whole.undefined["gene_correlation"] == whole.undefined["morans_i_mae"] == whole.nan_slides == 1
+    assert whole.undefined["mse"] == 0
+
+
+def test_every_mean_over_slides_has_its_interval():
+    folds = uneven_folds()
+    whole = aggregate(folds, seed=3)
+    assert set(whole.intervals) == {name for name, rule in SCORE_RULES.items() if rule.over != "genes"}
+    for name, (low, high) in whole.intervals.items():
+        assert low <= whole.scores[name] <= high, name
+        assert low < high
+    assert whole.intervals["pcc_slide_mean"] == (whole.pcc_slide_mean_low, whole.pcc_slide_mean_high)
+    assert aggregate(folds[:2]).intervals == {}
+
+
+def test_intervals_of_scores_over_spots_draw_slides_with_the_weight_of_their_spots():
+    folds = uneven_folds()
+    sizes = [(9, 14, 8), (20, 1), (10, 8, 9)]
+    groups = {}
+    for one, spots in zip(folds, sizes, strict=True):
+        for patient, n, value in zip(one.patients, spots, one.score.by_slide["mse"], strict=True):
+            groups.setdefault(patient, []).append((value, len(spots) * n / sum(spots)))
+    cohort = [np.array(groups[name]) for name in sorted(groups)]
+    drawn = np.random.default_rng(2).integers(6, size=(2000, 6))
+    cohorts = [np.concatenate([cohort[i] for i in draw]) for draw in drawn]  # (n_drawn, 2) each: value, weight
+    means = [np.average(one[:, 0], weights=one[:, 1]) for one in cohorts]
+    expected = np.percentile(means, [2.5, 97.5])
+    np.testing.assert_allclose(aggregate(folds, seed=2).intervals["mse"], expected, rtol=0, atol=1e-12)
+
+
+def test_folds_and_spots_without_a_defined_gene_are_counted():
+    whole = aggregate([fold("A", ["A"], 0), one_spot_fold("B", "B")])
+    assert (whole.nan_folds, whole.nan_pooled_genes, whole.nan_spots) == (1, 3, 1)
+    assert whole.r2 == pytest.approx(fold("A", ["A"], 0).score.r2, abs=1e-15)
+    assert whole.pcc_spot == pytest.approx(fold("A", ["A"], 0).score.pcc_spot, abs=1e-15)

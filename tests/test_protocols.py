@@ -2,13 +2,14 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from tissuary.heads.evaluation.protocols import PROTOCOLS, get_protocol, with_preprocessing
+from tissuary.heads.evaluation.protocol_changes import with_preprocessing
+from tissuary.heads.evaluation.protocols import PROTOCOLS, get_protocol
 from tissuary.store.errors import ProtocolError
 
 
 def test_strict_is_the_written_protocol():
     strict = get_protocol("strict")
-    assert (strict.split, strict.panel, strict.panel_size, strict.target) == ("patient", "heg250", 250, "log1p-cp10k")
+    assert (strict.split, strict.panel, strict.panel_size, strict.target) == ("patient", "heg", 250, "log1p-cp10k")
     assert (strict.feature_standardisation, strict.target_centring, strict.spot_weight) == ("slide", "slide", "depth")
     assert strict.leaks == ()
     assert any("transductive features" in line for line in strict.declares)

@@ -10,7 +10,6 @@ from tissuary.heads.evaluation.targets import (
     depth,
     median_depth,
     slide_mean,
-    slide_profile,
     spot_weights,
 )
 from tissuary.store.errors import CohortError
@@ -93,13 +92,3 @@ def test_centred_values_have_no_slide_mean():
     centred = centre_by_slide(values, slide)
     assert centred.dtype == np.float64
     np.testing.assert_allclose(slide_mean(centred, slide)[1], 0, atol=1e-12)
-
-
-def test_a_slides_profile_is_the_mean_of_its_targets():
-    counts = random_counts(2)
-    total = counts.astype(np.float64).sum(axis=1, keepdims=True)
-    expected = np.log1p(1e4 * counts / total).mean(axis=0)
-    profile = slide_profile(sparse.csr_matrix(counts), genes=np.array([4, 1]))
-    np.testing.assert_allclose(profile, expected[[4, 1]], rtol=0, atol=1e-10)
-    with pytest.raises(CohortError, match="without spots"):
-        slide_profile(sparse.csr_matrix((0, 3), dtype=np.float32))

@@ -182,6 +182,7 @@ def _write_slide(out: Path, spec: CohortSpec, section: _Section, genes: GeneMode
         context=around,
         mean=counts.mean.astype(np.float32),
         depth=counts.depth,
+        rate=counts.rate.astype(np.float32),
         explainable=counts.explainable,
     )
 

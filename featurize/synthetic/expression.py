@@ -63,6 +63,9 @@ class Counts:
         (n, n_genes) expected counts, given the depth.
     depth
         (n,) expected total.
+    rate
+        (n, n_genes) what each count was drawn around: the mean times the spot's own gamma noise. Counts are Poisson
+        given the rate.
     explainable
         (n_genes,) share of the variance over the slide's spots of log1p(CP10K) that its noise-free value has.
     """
@@ -70,6 +73,7 @@ class Counts:
     counts: Ints
     mean: Floats
     depth: Floats
+    rate: Floats
     explainable: Floats
 
 
@@ -138,7 +142,34 @@ def draw_counts(
     mean = depth[:, None] * composition
     rate = rng.gamma(1 / model.dispersion, mean * model.dispersion)
     counts = rng.poisson(rate)
-    return Counts(counts, mean, depth, explainable=_explainable(counts, composition))
+    return Counts(counts, mean, depth, rate, explainable=_explainable(counts, composition))
+
+
+def expected_target(
+    mean: Floats, *, rng: np.random.Generator, dispersion: Floats | None = None, draws: int = 200
+) -> Floats:
+    """Return the expected log1p(CP10K) of spots whose counts follow a known law, (n, n_genes).
+
+    It is the best prediction by who knows the law: its correlation with the target is the highest there is.
+
+    Parameters
+    ----------
+    mean
+        Expected counts, (n, n_genes): `Counts.mean` for who knows the tissue, `Counts.rate` for who also knows what
+        each spot does for no visible reason.
+    rng
+        Source of the draws that are averaged.
+    dispersion
+        (n_genes,) phi of the negative binomial; None for Poisson counts, the law given the rate.
+    draws
+        How many; the average keeps 1 / draws of the target's noise.
+    """
+    total = np.zeros(mean.shape)
+    for _ in range(draws):
+        rate = mean if dispersion is None else rng.gamma(1 / dispersion, mean * dispersion)
+        counts = rng.poisson(rate)
+        total += np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    return total / draws
 
 
 def _explainable(counts: Ints, composition: Floats) -> Floats:

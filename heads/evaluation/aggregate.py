@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy as np
 from ...store.arrays import Floats
 from ...store.errors import ProtocolError
 from ...store.naming import UNKNOWN_PATIENT
-from .metrics import FoldScore, mean_of_defined
+from .defined import mean_of_defined
+from .fold_score import FoldScore
+from .scores import SCORE_RULES, NamedScores
 
 MIN_PATIENTS_FOR_INTERVAL = 5
 BOOTSTRAP_DRAWS = 2000
@@ -37,40 +39,55 @@ class ScoredFold:
 
 
 @dataclass(frozen=True)
-class Aggregate:
+class Aggregate(NamedScores):
     """The record of fold ``"all"``.
 
     Parameters
     ----------
     n_slides
         Number of test slides over all folds.
-    pcc_slide_mean, pcc_slide_median, pcc_heg50, pcc_hvg50, mse, mae
-        Means over folds weighted by test slides. A slide on which no gene is defined has no correlation to weigh; it
-        is counted in `nan_slides`.
-    pcc_pooled
-        Unweighted mean over folds.
-    nan_genes, nan_slides, constant
+    scores
+        By name, as `SCORE_RULES` lists them; each is an attribute too. Means over folds weighted by test slides, those
+        made over genes of a whole fold unweighted. A slide on which a score is undefined weighs nothing in it, and is
+        counted in `undefined`; so is a fold in `nan_folds`.
+    intervals
+        For each score that is a mean over slides or spots, the bootstrap interval over patients; a score without one
+        is absent, and all are below five patients.
+    undefined
+        For each such score, the number of slides left out.
+    nan_genes, nan_slides, nan_spots, nan_pooled_genes, constant
         Sums over folds, and whether any fold is flagged.
+    nan_folds
+        Number of folds left out of the pooled scores because no gene is defined.
     per_patient
         Mean over a patient's test slides of the slide's mean over genes; NaN where none is defined.
-    pcc_slide_mean_low, pcc_slide_mean_high
-        Bootstrap interval over patients; None below five patients.
     """
 
     n_slides: int
-    pcc_slide_mean: float
-    pcc_slide_median: float
-    pcc_pooled: float
-    pcc_heg50: float
-    pcc_hvg50: float
-    mse: float
-    mae: float
+    scores: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    undefined: Mapping[str, int]
     nan_genes: int
     nan_slides: int
+    nan_spots: int
+    nan_pooled_genes: int
+    nan_folds: int
     constant: bool
     per_patient: dict[str, float]
-    pcc_slide_mean_low: float | None
-    pcc_slide_mean_high: float | None
+
+    @property
+    def pcc_slide_mean_low(self) -> float | None:
+        """Lower end of the headline's interval; None below five patients."""
+        return self._end("pcc_slide_mean", 0)
+
+    @property
+    def pcc_slide_mean_high(self) -> float | None:
+        """Upper end of the headline's interval; None below five patients."""
+        return self._end("pcc_slide_mean", 1)
+
+    def _end(self, name: str, end: int) -> float | None:
+        interval = self.intervals.get(name)
+        return None if interval is None else interval[end]
 
 
 def aggregate(folds: Sequence[ScoredFold], *, seed: int = 0) -> Aggregate:
@@ -88,55 +105,90 @@ def aggregate(folds: Sequence[ScoredFold], *, seed: int = 0) -> Aggregate:
     ProtocolError
         Without folds, or with a fold that does not name the patient of each test slide.
     """
-    _check(folds)
-    scores = [fold.score for fold in folds]
-    patients = [patient for fold in folds for patient in fold.patients]
-    slide_mean = np.concatenate([score.slide_mean for score in scores])  # (n_slides,)
-    test_slides = [len(score.slides) for score in scores]
-    low, high = bootstrap_interval(slide_mean, patients, seed=seed) or (None, None)
+    check_folds(folds)
+    fold_scores = [fold.score for fold in folds]
+    patients = patients_of(folds)
+    scores: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, rule in SCORE_RULES.items():
+        if rule.over == "genes":
+            scores[name] = float(mean_of_defined(np.array([score.scores[name] for score in fold_scores])))
+            continue
+        values, weights = slide_values(folds, name)
+        scores[name] = float(mean_of_defined(values, weights=weights))
+        interval = bootstrap_interval(values, patients, weights=weights, seed=seed)
+        if interval is not None:
+            intervals[name] = interval
     return Aggregate(
-        n_slides=len(slide_mean),
-        pcc_slide_mean=_over_slides(slide_mean),
-        pcc_slide_median=_over_slides(np.concatenate([score.slide_median for score in scores])),
-        pcc_pooled=float(mean_of_defined(np.array([score.pcc_pooled for score in scores]))),
-        pcc_heg50=_over_slides(np.concatenate([score.slide_heg50 for score in scores])),
-        pcc_hvg50=_over_slides(np.concatenate([score.slide_hvg50 for score in scores])),
-        mse=float(np.average([score.mse for score in scores], weights=test_slides)),
-        mae=float(np.average([score.mae for score in scores], weights=test_slides)),
-        nan_genes=sum(score.nan_genes for score in scores),
-        nan_slides=sum(score.nan_slides for score in scores),
-        constant=any(score.constant for score in scores),
-        per_patient=per_patient(slide_mean, patients),
-        pcc_slide_mean_low=low,
-        pcc_slide_mean_high=high,
+        n_slides=len(patients),
+        scores=scores,
+        intervals=intervals,
+        undefined={name: sum(score.undefined[name] for score in fold_scores) for name in fold_scores[0].undefined},
+        nan_genes=sum(score.nan_genes for score in fold_scores),
+        nan_slides=sum(score.nan_slides for score in fold_scores),
+        nan_spots=sum(score.nan_spots for score in fold_scores),
+        nan_pooled_genes=sum(score.nan_pooled_genes for score in fold_scores),
+        nan_folds=sum(bool(np.isnan(score.pooled).all()) for score in fold_scores),
+        constant=any(score.constant for score in fold_scores),
+        per_patient=per_patient(slide_values(folds, "pcc_slide_mean")[0], patients),
     )
 
 
-def per_patient(slide_values: Floats, patients: Sequence[str]) -> dict[str, float]:
+def slide_values(folds: Sequence[ScoredFold], name: str) -> tuple[Floats, Floats]:
+    """Return a score on each test slide of all folds, NaN where undefined, and what it weighs, (n_slides,) each.
+
+    Raises
+    ------
+    ProtocolError
+        If the score has no value per slide.
+    """
+    weights = np.concatenate([fold.score.weights(name) for fold in folds])
+    return np.concatenate([fold.score.by_slide[name] for fold in folds]), weights
+
+
+def patients_of(folds: Sequence[ScoredFold]) -> list[str]:
+    """Return the patient of each test slide of all folds."""
+    return [patient for fold in folds for patient in fold.patients]
+
+
+def per_patient(values: Floats, patients: Sequence[str], *, weights: Floats | None = None) -> dict[str, float]:
     """Return the mean over each patient's slides, patients in order of first appearance, NaN where none is defined.
 
     Parameters
     ----------
-    slide_values
+    values
         One value per slide, NaN where it is undefined, (n_slides,).
     patients
         The patient of each slide.
+    weights
+        What each slide weighs, (n_slides,); all alike where None.
     """
     of = np.asarray(patients, dtype=str)
-    return {patient: float(mean_of_defined(slide_values[of == patient])) for patient in dict.fromkeys(patients)}
+    share = np.ones(len(values)) if weights is None else weights
+    return {
+        patient: float(mean_of_defined(values[of == patient], weights=share[of == patient]))
+        for patient in dict.fromkeys(patients)
+    }
 
 
 def bootstrap_interval(
-    slide_values: Floats, patients: Sequence[str], *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+    values: Floats,
+    patients: Sequence[str],
+    *,
+    weights: Floats | None = None,
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
 ) -> tuple[float, float] | None:
     """Return the percentile interval of the mean over slides when whole patients are drawn with replacement.
 
     Parameters
     ----------
-    slide_values
+    values
         One value per slide, NaN where it is undefined, (n_slides,): a score, or the difference of two heads' scores.
     patients
         The patient of each slide.
+    weights
+        What each slide weighs in the mean, (n_slides,); all alike where None.
     draws, seed
         How many cohorts are drawn, and the seed they are drawn with.
 
@@ -147,26 +199,29 @@ def bootstrap_interval(
         bootstrap has too few different cohorts to draw from, or where a patient is unknown, for then slides of one
         patient may be drawn as several.
     """
-    defined = ~np.isnan(slide_values)
+    share = np.ones(len(values)) if weights is None else weights
+    defined = ~np.isnan(values) & (share > 0)
     # Sorted patients: the interval does not depend on the order of folds.
     names, patient = np.unique(np.asarray(patients, dtype=str)[defined], return_inverse=True)
     if len(names) < MIN_PATIENTS_FOR_INTERVAL or any(name.startswith(UNKNOWN_PATIENT) for name in names):
         return None
-    sums = np.bincount(patient, weights=slide_values[defined])  # (n_patients,)
-    counts = np.bincount(patient)
+    sums = np.bincount(patient, weights=values[defined] * share[defined])  # (n_patients,)
+    shares = np.bincount(patient, weights=share[defined])
     drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
     # Slides keep their weight in every drawn cohort, as in the score itself.
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)  # (draws,)
+    means = sums[drawn].sum(axis=1) / shares[drawn].sum(axis=1)  # (draws,)
     low, high = np.percentile(means, INTERVAL_PERCENTILES)
     return float(low), float(high)
 
 
-def _over_slides(slide_values: Floats) -> float:
-    """Mean over all slides: the mean over folds weighted by their test slides."""
-    return float(mean_of_defined(slide_values))
+def check_folds(folds: Sequence[ScoredFold]) -> None:
+    """Refuse what cannot be aggregated.
 
-
-def _check(folds: Sequence[ScoredFold]) -> None:
+    Raises
+    ------
+    ProtocolError
+        Without folds, or with a fold that does not name the patient of each test slide.
+    """
     if not folds:
         msg = "There is no fold to aggregate; score at least one."
         raise ProtocolError(msg)

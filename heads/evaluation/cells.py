@@ -1,151 +1,161 @@
-"""One cell of a comparison, a head on a fold, and the records that cells add up to."""
+"""One cell of a comparison: a head on a fold."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...store.errors import HeadError
-from ...store.naming import FeatureKey
 from ..contract import options_of
-from ..registry import HEADS, make_head
-from .aggregate import ScoredFold, aggregate
+from .aggregate import ScoredFold
+from .cell_files import CellFolder, Trained
 from .comparison import Record
+from .contestants import Contestant
+from .feature_sets import FeatureSet
+from .folds import Fold
 from .gene_maps import HeldOut
-from .metrics import score_fold
+from .metrics import FoldScore, score_fold
 from .preparation import Prepared
-from .protocols import Protocol
-from .splits import Fold
+from .protocol_record import Protocol
+from .scores import SCORE_RULES
 
 log = logging.getLogger(__name__)
 
-SCORES = ("pcc_slide_mean", "pcc_slide_median", "pcc_pooled", "pcc_heg50", "pcc_hvg50", "mse", "mae")
-COUNTS = ("nan_genes", "nan_slides", "constant")
+COUNTS = ("nan_genes", "nan_slides", "nan_spots", "nan_pooled_genes", "constant")
+SCORED = (*SCORE_RULES, *COUNTS)
+"""Scores and counts that every record carries."""
 
 UNFORESEEN = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
 """What linear algebra and training raise when they fail: it costs the head, not the comparison."""
 
 
-@dataclass
-class Results:
-    """What the cells of a comparison add up to.
+@dataclass(frozen=True)
+class CellPlan:
+    """What a cell is: who, on which fold, from which features."""
 
-    Attributes
-    ----------
-    skipped, held_out
-        By protocol and head.
-    """
+    contestant: Contestant
+    protocol: Protocol
+    fold: Fold
+    features: FeatureSet
+    seed: int
 
-    records: list[Record] = field(default_factory=list)
-    skipped: dict[tuple[str, str], str] = field(default_factory=dict)
-    held_out: dict[tuple[str, str], list[HeldOut]] = field(default_factory=dict)
+    @property
+    def backbone(self) -> str | None:
+        """Of the features, None where the head reads none."""
+        return self.features.backbone if self.contestant.entry.features else None
 
-    def skip(self, protocol: str, head: str, reason: str) -> None:
-        """Leave a head out of a protocol altogether: an average over some of the folds is no score."""
-        log.warning("head %s skipped under %s: %s", head, protocol, reason)
-        self.skipped[protocol, head] = reason
-        self.held_out.pop((protocol, head), None)
-        self.records = [r for r in self.records if (r["protocol"], r["head"]) != (protocol, head)]
+    @property
+    def views(self) -> str | None:
+        """Of the features, None where the head reads none."""
+        return self.features.views if self.contestant.entry.features else None
 
-
-def run_cell(
-    name: str, prepared: Prepared, fold: Fold, *, protocol: Protocol, keys: tuple[str, ...], seed: int, results: Results
-) -> None:
-    """Fit, predict and score one head on one fold, and add its record.
-
-    A head that raises `HeadError` (its input is missing, its predictions are not finite) is skipped with the reason.
-    """
-    if (protocol.name, name) in results.skipped:
-        return
-    try:
-        head = make_head(name, **({"seed": seed} if _takes_seed(name) else {}))
-        started = time.perf_counter()
-        head.fit(prepared.train)
-        fitted = time.perf_counter()
-        prediction = _predict(head, prepared)
-        finished = time.perf_counter()
-        score = score_fold(
-            prediction, prepared.truth, slide=prepared.test.slide, heg50=prepared.panel.heg50, hvg50=prepared.hvg50
-        )
-    except HeadError as error:
-        results.skip(protocol.name, name, str(error))
-        return
-    except UNFORESEEN as error:
-        log.warning("head %s on fold %s", name, fold.name, exc_info=True)
-        results.skip(protocol.name, name, f"{type(error).__name__} on fold {fold.name}: {error}")
-        return
-    results.records.append(
-        {
-            "head": name,
-            "mode": "default",
-            "protocol": protocol.name,
-            "fold": fold.name,
-            "backbone": FeatureKey.parse(keys[0]).encoder,
-            "views": "+".join(FeatureKey.parse(key).view for key in keys),
-            "panel_size": len(prepared.panel.genes),
-            "n_train": len(prepared.train),
-            "n_test": len(prepared.test),
-            **{name: getattr(score, name) for name in (*SCORES, *COUNTS)},
-            "panel": protocol.panel,
-            "preprocessing": prepared.preprocessing,
-            "options": options_of(head),
-            "chosen": dict(getattr(head, "chosen_", {})),
-            "fit_seconds": fitted - started,
-            "predict_seconds": finished - fitted,
-            "parameters": int(getattr(head, "n_parameters_", 0)),
-            "seed": seed,
-            "control": HEADS[name].control,
-            "diagnostic": False,
+    def identity(self, prepared: Prepared, common: Mapping[str, Any]) -> dict[str, Any]:
+        """All that shapes the cell's predictions; `common` is what all cells of a comparison share."""
+        whole = prepared.train, prepared.test
+        return {
+            **common,
+            "contestant": asdict(self.contestant),
+            "protocol": asdict(self.protocol),
+            "slides": [table.slide_ids for table in whole],
+            "features": {key: column.fingerprint for key, column in prepared.train.columns.items()},
+            "keys": self.features.keys,
+            "seed": self.seed,
         }
-    )
-    patients = tuple(prepared.test.patient_ids[slide] for slide in score.slides)
-    held = HeldOut(prepared.test, prepared.truth, prediction, ScoredFold(fold.name, patients, score))
-    results.held_out.setdefault((protocol.name, name), []).append(held)
 
 
-def add_aggregates(results: Results) -> None:
-    """Add one record of fold "all" for each head under each protocol."""
-    for (protocol, name), held in results.held_out.items():
-        own = [r for r in results.records if (r["protocol"], r["head"]) == (protocol, name)]
-        summary = aggregate([one.scored for one in held])
-        results.records.append(
-            {
-                **own[0],
-                "fold": "all",
-                "n_train": round(_mean(own, "n_train")),
-                "n_test": round(_mean(own, "n_test") * len(own)),
-                **{name: getattr(summary, name) for name in (*SCORES, *COUNTS)},
-                "chosen": {},
-                "fit_seconds": _mean(own, "fit_seconds") * len(own),
-                "predict_seconds": _mean(own, "predict_seconds") * len(own),
-                "per_patient": summary.per_patient,
-                "pcc_slide_mean_low": summary.pcc_slide_mean_low,
-                "pcc_slide_mean_high": summary.pcc_slide_mean_high,
-            }
-        )
+def run_cell(plan: CellPlan, prepared: Prepared, *, cells: CellFolder, common: Mapping[str, Any]) -> Trained:
+    """Train and predict, or take the cell that was trained before.
+
+    Raises
+    ------
+    HeadError
+        If the head cannot run here: its input is missing, it fails, or its predictions have another shape.
+    """
+    identity = plan.identity(prepared, common)
+    known = cells.load(identity)
+    if known is not None:
+        return known
+    try:
+        trained = _train(plan, prepared)
+    except HeadError:
+        raise
+    except UNFORESEEN as error:
+        log.warning("head %s on fold %s", plan.contestant.label, plan.fold.name, exc_info=True)
+        msg = f"{type(error).__name__} on fold {plan.fold.name}: {error}"
+        raise HeadError(msg) from error
+    cells.save(identity, trained)
+    return trained
 
 
-def _mean(records: list[Record], name: str) -> float:
-    return float(np.mean([float(str(record[name])) for record in records]))
-
-
-def _predict(head: Any, prepared: Prepared) -> NDArray[np.float32]:
-    """Predictions in target units, the slide's offset put back."""
-    assert prepared.test.target_offset is not None
-    deviation = np.asarray(head.predict(prepared.test), dtype=np.float32)
+def _train(plan: CellPlan, prepared: Prepared) -> Trained:
+    head = plan.contestant.make(plan.seed)
+    test = prepared.test
+    if plan.contestant.entry.diagnostic:  # it may look at what no predictor has
+        test = replace(test, depth=prepared.test_depth)
+    started = time.perf_counter()
+    head.fit(prepared.train)
+    fitted = time.perf_counter()
+    deviation = np.asarray(head.predict(test), dtype=np.float32)
+    finished = time.perf_counter()
     if deviation.shape != prepared.truth.shape:
         msg = f"{type(head).__name__} predicted shape {deviation.shape}, wanted {prepared.truth.shape}"
         raise HeadError(msg)
-    whole: NDArray[np.float32] = deviation + prepared.test.target_offset[prepared.test.slide]
-    return whole
+    assert test.target_offset is not None
+    prediction: NDArray[np.float32] = deviation + test.target_offset[test.slide]
+    return Trained(
+        prediction=prediction,
+        options=options_of(head),
+        chosen=dict(getattr(head, "chosen_", {})),
+        parameters=int(getattr(head, "n_parameters_", 0)),
+        fit_seconds=fitted - started,
+        predict_seconds=finished - fitted,
+    )
 
 
-def _takes_seed(name: str) -> bool:
-    """Whether a head's constructor has the option `seed`."""
-    return "seed" in inspect.signature(type(make_head(name)).__init__).parameters
+def scored(plan: CellPlan, prepared: Prepared, trained: Trained) -> tuple[Record, HeldOut]:
+    """The record of a cell, and its predictions beside the truth.
+
+    Raises
+    ------
+    HeadError
+        If the predictions are not finite.
+    """
+    test, contestant = prepared.test, plan.contestant
+    score: FoldScore = score_fold(
+        trained.prediction,
+        prepared.truth,
+        slide=test.slide,
+        heg50=prepared.heg50,
+        hvg50=prepared.hvg50,
+        center_um=test.center_um,
+    )
+    record: Record = {
+        "head": contestant.head,
+        "mode": contestant.mode,
+        "protocol": plan.protocol.name,
+        "fold": plan.fold.name,
+        "backbone": plan.backbone,
+        "views": plan.views,
+        "panel_size": len(prepared.panel.genes),
+        "n_train": len(prepared.train),
+        "n_test": len(test),
+        **{name: getattr(score, name) for name in SCORED},
+        "panel": plan.protocol.panel_name,
+        "preprocessing": prepared.preprocessing,
+        "options": trained.options,
+        "chosen": trained.chosen,
+        "fit_seconds": trained.fit_seconds,
+        "predict_seconds": trained.predict_seconds,
+        "parameters": trained.parameters,
+        "seed": plan.seed,
+        "control": contestant.entry.control,
+        "diagnostic": contestant.entry.diagnostic,
+    }
+    patients = tuple(test.patient_ids[slide] for slide in score.slides)
+    return record, HeldOut(test, prepared.truth, trained.prediction, ScoredFold(plan.fold.name, patients, score))

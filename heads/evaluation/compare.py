@@ -1,27 +1,31 @@
-"""Every head and every control on the same folds."""
+"""Every head and every control on the same folds, over every set of features."""
 
 from __future__ import annotations
 
-import datetime
-import platform
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ...store.naming import SPOTS, FeatureKey
+from ...store.errors import HeadError
+from ...store.naming import SPOTS
 from ...store.store import Store
 from ...store.table import Table
-from ..registry import HEADS, resolve_heads
-from .cells import Results, add_aggregates, run_cell
+from ..registry import HEADS
+from .cell_files import CellFolder, code_digest, data_digest
+from .cells import CellPlan, run_cell, scored
 from .comparison import Comparison
-from .feature_choice import feature_keys
+from .contestants import Contestant, contestants
+from .feature_sets import FeatureSet, feature_sets
+from .folds import Fold
 from .gene_maps import gene_maps
 from .preparation import prepare, prepare_cohort
-from .protocols import FeatureStandardisation, Protocol, get_protocol, with_preprocessing
+from .protocol_changes import with_panel, with_preprocessing
+from .protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
+from .protocols import get_protocol
+from .provenance import provenance
+from .results import Results, line_of
 from .splits import outer_folds, patient_warnings
 from .usable import usable_table
-
-VERSIONS = ("tissuary", "torch", "numpy", "scipy", "scikit-learn", "scanpy")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, cells done, and cells in all."""
@@ -34,24 +38,60 @@ class CompareOptions:
     Attributes
     ----------
     heads
-        Names, or "all". Controls are always in the table.
+        Names, `head:mode`, or "all". Controls are always in the table.
     protocols
         Names of protocols, each on its own folds.
-    backbone
-        Part of the feature keys before the `@`; the store's only one where not given.
-    views
-        Views side by side; all that the backbone has where empty.
-    standardise
-        "slide" or "none" in place of what the protocols say of features; the records declare it.
+    backbones
+        Parts of the feature keys before the `@`; the store's only one where empty.
+    view_sets
+        Views side by side, one or several sets; all that a backbone has where empty.
+    standardise, centring, spot_weight
+        In place of what the protocols say of features, targets and weights; the records declare it.
+    panel
+        A rule for genes, or their names, in place of the protocols' own.
+    panel_size
+        How many genes, in place of the protocols' own.
+    cells
+        Folder of trained cells: those of an earlier, perhaps unfinished comparison are taken, and new ones kept.
     """
 
     heads: tuple[str, ...] = ("all",)
     protocols: tuple[str, ...] = ("strict",)
-    backbone: str | None = None
-    views: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ()
+    view_sets: tuple[tuple[str, ...], ...] = ()
     patches: str = SPOTS
     standardise: FeatureStandardisation | None = None
+    centring: TargetCentring | None = None
+    spot_weight: SpotWeight | None = None
+    panel: str | tuple[str, ...] | None = None
+    panel_size: int | None = None
     seed: int = 0
+    cells: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One protocol of a comparison."""
+
+    protocol: Protocol
+    folds: tuple[Fold, ...]
+    contestants: tuple[Contestant, ...]
+
+    def cells(self, sets: Sequence[FeatureSet], seed: int) -> Iterator[tuple[FeatureSet, Fold, list[CellPlan]]]:
+        """Cells that share a preparation; heads that read no features run with the first set alone."""
+        for fold in self.folds:
+            for one in sets:
+                able = [who for who in self.contestants if who.entry.features or one == sets[0]]
+                yield (
+                    one,
+                    fold,
+                    [CellPlan(who, self.protocol, fold, one, self.seed_of(who, seed)) for who in able],
+                )
+
+    def seed_of(self, contestant: Contestant, seed: int) -> int:
+        """The paper's own seed for its own modes."""
+        own = (contestant.head, contestant.mode) in self.protocol.modes
+        return self.protocol.seed if own and self.protocol.seed is not None else seed
 
 
 def compare(store: Store, *, options: CompareOptions | None = None, progress: Progress | None = None) -> Comparison:
@@ -60,7 +100,8 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
     Returns
     -------
     Comparison
-        One record per head, protocol and fold, and one of fold "all"; maps of a best and a median gene; warnings.
+        One record per head, features, protocol and fold, and one of fold "all"; maps of a best and a median gene;
+        warnings.
 
     Raises
     ------
@@ -69,76 +110,72 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
     """
     options = options or CompareOptions()
     protocols = tuple(_protocol(name, options) for name in dict.fromkeys(options.protocols))
-    names = resolve_heads([*options.heads, *(name for name, entry in HEADS.items() if entry.control)])
-    keys = feature_keys(store, backbone=options.backbone, views=options.views, patches=options.patches)
+    lines = [contestants(options.heads, protocol) for protocol in protocols]
+    sets = feature_sets(store, backbones=options.backbones, view_sets=options.view_sets, patches=options.patches)
+    keys = tuple(dict.fromkeys(key for one in sets for key in one.keys))
     table, warnings = usable_table(store, keys, patches=options.patches)
-    plans = [(protocol, outer_folds(protocol, table.slide_ids, table.patient_ids)) for protocol in protocols]
-    total = sum(len(folds) for _, folds in plans) * len(names)
-    results, done = Results(), 0
-    for protocol, folds in plans:
-        cohort = prepare_cohort(table, protocol)
-        for fold in folds:
-            prepared = prepare(cohort, fold, protocol)
-            for name in names:
-                if progress is not None:
-                    progress(f"{protocol.name} / {fold.name} / {name}", done, total)
-                run_cell(name, prepared, fold, protocol=protocol, keys=keys, seed=options.seed, results=results)
-                done += 1
-    if progress is not None:
-        progress("done", total, total)
-    add_aggregates(results)
+    plans = [
+        _Plan(protocol, outer_folds(protocol, table.slide_ids, table.patient_ids), who)
+        for protocol, who in zip(protocols, lines, strict=True)
+    ]
+    results = _run(plans, table, sets, options=options, progress=progress)
+    results.add_aggregates()
     return Comparison(
         protocols=protocols,
         records=tuple(results.records),
         warnings=(*patient_warnings(table.patient_ids), *warnings, *_missing_controls(results)),
-        skipped=tuple((f"{name} ({protocol})", reason) for (protocol, name), reason in results.skipped.items()),
+        skipped=tuple((f"{line[-1]} ({line[0]})", reason) for line, reason in results.skipped.items()),
         maps=gene_maps(store, results.records, results.held_out),
-        provenance=_provenance(store, keys, table, options=options),
+        provenance=provenance(store, table, sets, options=options),
     )
+
+
+def _run(
+    plans: Sequence[_Plan],
+    table: Table,
+    sets: Sequence[FeatureSet],
+    *,
+    options: CompareOptions,
+    progress: Progress | None,
+) -> Results:
+    results, folder, done = Results(), CellFolder(options.cells), 0
+    common = {} if options.cells is None else {"data": data_digest(table), "code": code_digest()}
+    total = sum(len(cells) for plan in plans for _, _, cells in plan.cells(sets, options.seed))
+    for plan in plans:
+        cohort = prepare_cohort(table, plan.protocol)
+        for one, fold, cells in plan.cells(sets, options.seed):
+            prepared = prepare(replace(cohort, table=one.of(cohort.table)), fold, plan.protocol)
+            for cell in cells:
+                if progress is not None:
+                    progress(f"{cell.protocol.name} / {fold.name} / {cell.contestant.label}", done, total)
+                done += 1
+                if line_of(cell) in results.skipped:
+                    continue
+                try:
+                    trained = run_cell(cell, prepared, cells=folder, common=common)
+                    results.add(cell, *scored(cell, prepared, trained))
+                except HeadError as error:
+                    results.skip(cell, str(error))
+    if progress is not None:
+        again = f" ({folder.taken} cells were trained before)" if folder.taken else ""
+        progress(f"done{again}", total, total)
+    return results
 
 
 def _missing_controls(results: Results) -> tuple[str, ...]:
     """A sentence for each control that did not run: without it the floor may lie lower than it should."""
     return tuple(
-        f"control {name} was not run under {protocol}, so the floor shown may be too low"
-        for protocol, name in results.skipped
-        if HEADS[name].control
+        f"control {label} was not run under {protocol}, so the floor shown may be too low"
+        for protocol, _, _, label in results.skipped
+        if label in HEADS and HEADS[label].control
     )
 
 
 def _protocol(name: str, options: CompareOptions) -> Protocol:
-    protocol = get_protocol(name)
-    if options.standardise is None:
-        return protocol
-    return with_preprocessing(protocol, feature_standardisation=options.standardise)
-
-
-def _provenance(store: Store, keys: tuple[str, ...], table: Table, *, options: CompareOptions) -> dict[str, object]:
-    """What a reader needs to run the same again."""
-    headers = {key: store.header(key, table.slide_ids[0], patches=options.patches) for key in keys}
-    return {
-        "store": store.path.name,
-        "command": _command(store, options),
-        "spots": len(table),
-        "slides": len(table.slide_ids),
-        "patches": options.patches,
-        "fingerprints": {key: header.fingerprint for key, header in headers.items()},
-        "licences": {FeatureKey.parse(key).encoder: header.record.get("licence") for key, header in headers.items()},
-        "upsampling": {key: round(header.upsampling, 3) for key, header in headers.items()},
-        "seed": options.seed,
-        "versions": {name: version(name) for name in VERSIONS},
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def _command(store: Store, options: CompareOptions) -> str:
-    """The command line that makes the same comparison."""
-    words = ["tissuary compare", store.path.name, "--heads", *options.heads, "--protocol", *options.protocols]
-    if options.backbone:
-        words += ["--backbone", options.backbone]
-    if options.views:
-        words += ["--views", *options.views]
-    if options.standardise:
-        words += ["--standardise", options.standardise]
-    return " ".join([*words, "--seed", str(options.seed)])
+    protocol = with_preprocessing(
+        get_protocol(name),
+        feature_standardisation=options.standardise,
+        target_centring=options.centring,
+        spot_weight=options.spot_weight,
+    )
+    return with_panel(protocol, panel=options.panel, size=options.panel_size)

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...store.arrays import Floats, Pixels
 from ...store.errors import HeadError
-from .protocols import Protocol
+from .detail import Ceiling, HeadDetail
+from .protocol_record import Protocol
 
 Record = dict[str, object]
 
@@ -22,7 +23,7 @@ class GeneMap:
     gene, slide_id
         What is shown, and where.
     role
-        Why it was chosen: ``"best gene"`` or ``"median gene"``.
+        Why it was chosen: ``"best gene"``, ``"median gene"`` or ``"chosen gene"``.
     center_um
         Spot centres from the slide's upper left corner, x then y, of shape (n, 2).
     measured, predicted
@@ -90,6 +91,10 @@ class Comparison:
     provenance
         Names of what the numbers depend on: store, fingerprints, versions, machine, licences, date, command. Values
         may be nested mappings and lists.
+    details
+        Scores by gene and by slide, and calibration, of each line; `head_detail.head_details` makes them.
+    ceilings
+        How far the within-slide score can reach, one for a protocol; `protocol_ceiling.protocol_ceiling` makes it.
     """
 
     protocols: tuple[Protocol, ...]
@@ -98,3 +103,5 @@ class Comparison:
     skipped: tuple[tuple[str, str], ...]
     maps: tuple[GeneMap, ...]
     provenance: dict[str, object]
+    details: tuple[HeadDetail, ...] = ()
+    ceilings: tuple[Ceiling, ...] = ()

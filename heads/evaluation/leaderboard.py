@@ -9,19 +9,14 @@ from rich.text import Text
 from .comparison import Comparison
 from .leaderboard_rows import Row
 from .numerals import number, range_text, score_text, seconds_text
+from .score_words import short_name
 from .standings import Standing, standings
 from .verdict import verdict
 
 # From this many columns of text on all scores fit; below, those that the reader needs first.
 WIDE = 104
-NARROW_SCORES = (("pooled", "pcc_pooled"), ("HEG-50", "pcc_heg50"), ("MSE", "mse"))
-WIDE_SCORES = (
-    ("median", "pcc_slide_median"),
-    ("pooled", "pcc_pooled"),
-    ("HEG-50", "pcc_heg50"),
-    ("HVG-50", "pcc_hvg50"),
-    ("MSE", "mse"),
-)
+NARROW_SCORES = ("pcc_slide_mean", "pcc_pooled", "pcc_heg50", "mse")
+WIDE_SCORES = ("pcc_slide_mean", "pcc_slide_median", "pcc_pooled", "pcc_heg50", "pcc_hvg50", "mse")
 GROUP_TITLES = {"control": "controls: the floor", "diagnostic": "diagnostics"}
 
 
@@ -42,8 +37,9 @@ def leaderboard_tables(comparison: Comparison, *, width: int = 80) -> tuple[Tabl
     return tuple(_table(standing, scores) for standing in standings(comparison))
 
 
-def _table(standing: Standing, scores: tuple[tuple[str, str], ...]) -> Table:
+def _table(standing: Standing, shown: tuple[str, ...]) -> Table:
     said = verdict(standing)
+    scores = tuple(field for field in shown if field != standing.score)
     table = Table(
         title=Text(f"{standing.protocol_name} · {standing.backbone} · {standing.views}", style="bold"),
         caption=Text("\n".join((said.sentence, *said.notes)), justify="left"),
@@ -53,7 +49,7 @@ def _table(standing: Standing, scores: tuple[tuple[str, str], ...]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("head", overflow="fold", min_width=12)
-    titles = ["PCC", _spread_title(standing), *(title for title, _ in scores), "fit"]
+    titles = [short_name(standing.score), _spread_title(standing), *map(short_name, scores), "fit"]
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for rows in (standing.heads, standing.controls, standing.diagnostics):
@@ -66,10 +62,10 @@ def _table(standing: Standing, scores: tuple[tuple[str, str], ...]) -> Table:
     return table
 
 
-def _cells(row: Row, scores: tuple[tuple[str, str], ...]) -> list[Text]:
+def _cells(row: Row, scores: tuple[str, ...]) -> list[Text]:
     spread = row.interval or row.fold_range or (None, None)
     cells = [row.label, score_text(row.score), range_text(*spread)]
-    cells += [score_text(number(row.aggregate, field)) for _, field in scores]
+    cells += [score_text(number(row.aggregate, field)) for field in scores]
     cells.append(seconds_text(number(row.aggregate, "fit_seconds")))
     return [Text(cell) for cell in cells]
 

@@ -11,7 +11,7 @@ from ...store.errors import ProtocolError
 from .comparison import Record
 from .numerals import number
 
-# The score that ranks, of which `Protocol.headline` is the description.
+# The score that ranks where no protocol names another in `Protocol.score`.
 HEADLINE_FIELD = "pcc_slide_mean"
 AGGREGATE_FOLD = "all"
 
@@ -32,29 +32,32 @@ class Row:
         The record of fold ``"all"``; without any score where a head has none.
     folds
         The records of the single folds.
+    field
+        The field of the score that ranks.
     """
 
     label: str
     kind: Kind
     aggregate: Record
     folds: tuple[Record, ...]
+    field: str = HEADLINE_FIELD
 
     @property
     def score(self) -> float | None:
-        """The headline score, None where there is none."""
-        return number(self.aggregate, HEADLINE_FIELD)
+        """The score that ranks, None where there is none."""
+        return number(self.aggregate, self.field)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % bootstrap interval over patients, None below five patients."""
-        low = number(self.aggregate, f"{HEADLINE_FIELD}_low")
-        high = number(self.aggregate, f"{HEADLINE_FIELD}_high")
+        low = number(self.aggregate, f"{self.field}_low")
+        high = number(self.aggregate, f"{self.field}_high")
         return None if low is None or high is None else (low, high)
 
     @property
     def fold_scores(self) -> dict[str, float | None]:
-        """The headline score of each fold, None where a fold has none."""
-        return {str(fold.get("fold")): number(fold, HEADLINE_FIELD) for fold in self.folds}
+        """The score of each fold, None where a fold has none."""
+        return {str(fold.get("fold")): number(fold, self.field) for fold in self.folds}
 
     @property
     def fold_range(self) -> tuple[float, float] | None:
@@ -64,9 +67,9 @@ class Row:
 
     @property
     def per_patient(self) -> dict[str, float]:
-        """The headline score of each patient that has one."""
+        """The score of each patient that has one; records keep the within-slide score by patient and no other."""
         values = self.aggregate.get("per_patient")
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or self.field != HEADLINE_FIELD:
             return {}
         scores = {str(patient): number(values, patient) for patient in values}
         return {patient: score for patient, score in scores.items() if score is not None}
@@ -79,8 +82,15 @@ def kind_of(record: Record) -> Kind:
     return "control" if record.get("control") else "head"
 
 
-def rows_of(records: Sequence[Record]) -> list[Row]:
+def rows_of(records: Sequence[Record], *, field: str = HEADLINE_FIELD) -> list[Row]:
     """Join each aggregate with its folds: by head, mode and seed, and by options where these are not enough.
+
+    Parameters
+    ----------
+    records
+        Of one leaderboard.
+    field
+        The score that ranks.
 
     Raises
     ------
@@ -96,10 +106,10 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
         full = (*identity, _options(record)) if identity in ambiguous else identity
         entries.setdefault(full, []).append(record)
     labels = _labels([group[0] for group in entries.values()])
-    return [_row(label, group) for label, group in zip(labels, entries.values(), strict=True)]
+    return [_row(label, group, field=field) for label, group in zip(labels, entries.values(), strict=True)]
 
 
-def _row(label: str, records: Sequence[Record]) -> Row:
+def _row(label: str, records: Sequence[Record], *, field: str) -> Row:
     aggregates = [record for record in records if _is_aggregate(record)]
     if len(aggregates) > 1:
         msg = (
@@ -110,12 +120,12 @@ def _row(label: str, records: Sequence[Record]) -> Row:
     described = {name: records[0].get(name) for name in ("head", "mode", "seed", "options", "control", "diagnostic")}
     aggregate = aggregates[0] if aggregates else described
     folds = tuple(record for record in records if not _is_aggregate(record))
-    return Row(label=label, kind=kind_of(aggregate), aggregate=aggregate, folds=folds)
+    return Row(label=label, kind=kind_of(aggregate), aggregate=aggregate, folds=folds, field=field)
 
 
 def _labels(records: Sequence[Record]) -> list[str]:
     """Name each row as shortly as is clear: head and mode, then options, then the seed."""
-    labels = [_with_mode(record) for record in records]
+    labels = [with_mode(record) for record in records]
     for describe in (_options_words, _seed_words):
         shared = {label for label in labels if labels.count(label) > 1}
         details = [describe(record) if label in shared else "" for label, record in zip(labels, records, strict=True)]
@@ -123,7 +133,8 @@ def _labels(records: Sequence[Record]) -> list[str]:
     return labels
 
 
-def _with_mode(record: Record) -> str:
+def with_mode(record: Record) -> str:
+    """Return the head, and its mode where it is not the default one."""
     mode = record.get("mode")
     return str(record.get("head")) if mode in (None, "", "default") else f"{record.get('head')} ({mode})"
 

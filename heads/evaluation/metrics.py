@@ -1,11 +1,13 @@
-"""The scores of one fold: gene-wise Pearson within each test slide and over the fold, squared and absolute error.
+"""The scores of predictions against truth: of one slide, and of one fold.
 
-Three rules decide what an undefined correlation counts as (a column is constant within `moments.CONSTANT_RTOL`):
+Rules decide what an undefined value counts as (a column is constant within `moments.CONSTANT_RTOL`):
 
 - the truth of a gene is constant on a slide: the gene is left out there and counted in `nan_genes`, for every head
   alike, whatever the head predicts;
-- else the prediction is constant: the gene scores 0 there, and `constant` is set;
-- no gene is left on a slide: the slide's score is NaN, and it is left out of the mean and counted in `nan_slides`.
+- else the prediction is constant: the gene scores 0 there, and `constant` is set; its correlations with other genes
+  and its Moran's I count as 0;
+- no gene is left on a slide: the slide's score is NaN, and it is left out of the mean and counted in `nan_slides`;
+- the same holds for spots over genes (`nan_spots`) and for genes over the fold (`nan_pooled_genes`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ import numpy as np
 
 from ...store.arrays import Bools, Floats, Ints
 from ...store.errors import HeadError, ProtocolError
+from .coexpression import gene_correlation_agreement
+from .defined import mean_of_best, mean_of_defined, median_of_defined
+from .fold_score import TOP_GENES, FoldScore, scores_of
 from .moments import Moments, merged, moments
+from .morans import morans_i_agreement, spatial_weights
+from .spotwise import spotwise
+
+__all__ = ["FoldScore", "SlideScore", "mean_of_defined", "pearson_columns", "score_fold", "score_slide"]
 
 
 @dataclass(frozen=True)
@@ -33,76 +42,6 @@ class SlideScore:
 
     pearson: Floats
     constant: Bools
-
-
-@dataclass(frozen=True)
-class FoldScore:
-    """Scores of one fold.
-
-    Parameters
-    ----------
-    slides
-        The test slides in ascending order, (n_slides,).
-    pearson, constant_genes
-        `SlideScore.pearson` and `SlideScore.constant` of each slide, (n_slides, n_genes).
-    slide_mean, slide_median, slide_heg50, slide_hvg50
-        Mean and median over genes, and means over the two gene lists, NaN where no gene is defined, (n_slides,).
-    pooled
-        Pearson over all test spots of the fold, by the same rules, (n_genes,).
-    mse, mae
-        Mean squared and absolute error over spots and genes, on uncentred targets.
-    """
-
-    slides: Ints
-    pearson: Floats
-    constant_genes: Bools
-    slide_mean: Floats
-    slide_median: Floats
-    slide_heg50: Floats
-    slide_hvg50: Floats
-    pooled: Floats
-    mse: float
-    mae: float
-
-    @property
-    def pcc_slide_mean(self) -> float:
-        """Mean over test slides of the mean over genes: the headline."""
-        return float(mean_of_defined(self.slide_mean))
-
-    @property
-    def pcc_slide_median(self) -> float:
-        """Mean over test slides of the median over genes."""
-        return float(mean_of_defined(self.slide_median))
-
-    @property
-    def pcc_pooled(self) -> float:
-        """Mean over genes of the Pearson over all test spots."""
-        return float(mean_of_defined(self.pooled))
-
-    @property
-    def pcc_heg50(self) -> float:
-        """`pcc_slide_mean` over the 50 genes of highest mean expression in training."""
-        return float(mean_of_defined(self.slide_heg50))
-
-    @property
-    def pcc_hvg50(self) -> float:
-        """`pcc_slide_mean` over the 50 most variable genes in training."""
-        return float(mean_of_defined(self.slide_hvg50))
-
-    @property
-    def nan_genes(self) -> int:
-        """Number of (slide, gene) pairs left out because the truth is constant."""
-        return int(np.isnan(self.pearson).sum())
-
-    @property
-    def nan_slides(self) -> int:
-        """Number of slides left out because no gene is defined on them."""
-        return int(np.isnan(self.slide_mean).sum())
-
-    @property
-    def constant(self) -> bool:
-        """Whether any gene scored 0 on any slide because its prediction is constant there."""
-        return bool(self.constant_genes.any())
 
 
 def pearson_columns(prediction: Floats, truth: Floats) -> Floats:
@@ -141,71 +80,126 @@ def score_slide(prediction: Floats, truth: Floats) -> SlideScore:
     return _scored(_finite(moments(prediction, truth), where="the slide"))
 
 
-def score_fold(prediction: Floats, truth: Floats, *, slide: Ints, heg50: Ints, hvg50: Ints) -> FoldScore:
+def score_fold(
+    prediction: Floats,
+    truth: Floats,
+    *,
+    slide: Ints,
+    heg50: Ints,
+    hvg50: Ints,
+    center_um: Floats | None = None,
+    gene_correlation: bool = True,
+) -> FoldScore:
     """Return the scores of one fold.
 
     Parameters
     ----------
     prediction, truth
-        Uncentred targets, slide offset included, (n_spots, n_genes).
+        Uncentred targets, slide offset included, (n_spots, n_genes); read in blocks.
     slide
-        Slide of each test spot, (n_spots,).
+        Slide of each test spot, (n_spots,). Spots of one slide that lie side by side are read in place; a slide whose
+        spots lie scattered is copied.
     heg50, hvg50
         Gene positions of the 50 most expressed and the 50 most variable genes, ranked on training slides.
+    center_um
+        Positions of the spots, (n_spots, 2). Scores of Moran's I are NaN without.
+    gene_correlation
+        Whether to compare gene-gene correlations, whose time grows with n_spots * n_genes^2; NaN where not.
 
     Raises
     ------
     HeadError
         Where the prediction is not finite or has another shape than the truth.
     ProtocolError
-        Where the truth is not finite, there is no spot, or `slide` has another length.
+        Where the truth is not finite, there is no spot, or `slide` or `center_um` has another length.
     """
     _check_shapes(prediction, truth)
-    if len(slide) != len(truth) or not len(slide):
-        msg = f"{len(truth)} test spots came with {len(slide)} slide labels; give one label per spot, one at least."
-        raise ProtocolError(msg)
-    slides = np.unique(slide)
-    parts = [
-        _finite(moments(prediction, truth, rows=np.flatnonzero(slide == one)), where=f"test slide {one}")
-        for one in slides
-    ]
-    scores = [_scored(part) for part in parts]
-    pearson = np.stack([score.pearson for score in scores])  # (n_slides, n_genes)
+    _check_spots(len(truth), slide, center_um)
+    slides, spots = np.unique(slide, return_counts=True)
+    parts, scored, measured_spots = [], [], []
+    by_slide: dict[str, list[float]] = {}
+    for one in slides:
+        at = _span(np.flatnonzero(slide == one))
+        p, t = prediction[at], truth[at]
+        parts.append(_finite(moments(p, t), where=f"test slide {one}"))
+        scored.append(_scored(parts[-1]))
+        of_spots = spotwise(p, t)
+        measured_spots.append(int((~np.isnan(of_spots.pearson)).sum()))
+        morans = (np.nan, np.nan) if center_um is None else morans_i_agreement(p, t, spatial_weights(center_um[at]))
+        values = {
+            **_of_genes(scored[-1].pearson, parts[-1], heg50=heg50, hvg50=hvg50),
+            "pcc_spot": float(mean_of_defined(of_spots.pearson)),
+            "rmse_spot": float(of_spots.rmse.mean()),
+            "gene_correlation": gene_correlation_agreement(p, t, parts[-1]) if gene_correlation else np.nan,
+            "morans_i_pcc": morans[0],
+            "morans_i_mae": morans[1],
+        }
+        for name, value in values.items():
+            by_slide.setdefault(name, []).append(value)
+    return _fold(parts, scored, by_slide, slides=slides, spots=spots, measured_spots=np.array(measured_spots))
+
+
+def _fold(
+    parts: list[Moments],
+    scored: list[SlideScore],
+    by_slide: dict[str, list[float]],
+    *,
+    slides: Ints,
+    spots: Ints,
+    measured_spots: Ints,
+) -> FoldScore:
+    """Put the slides together."""
     whole = merged(parts)
+    pooled = whole.scored_pearson()
+    r2_genes = np.full(len(pooled), np.nan)
+    np.divide(whole.squared_error, whole.ss_truth, out=r2_genes, where=~whole.constant_truth)
+    np.subtract(1.0, r2_genes, out=r2_genes)
+    columns = {name: np.array(values, dtype=np.float64) for name, values in by_slide.items()}
     return FoldScore(
+        scores=scores_of(columns, pooled, r2_genes, spots=spots, measured_spots=measured_spots),
         slides=slides,
-        pearson=pearson,
-        constant_genes=np.stack([score.constant for score in scores]),
-        slide_mean=mean_of_defined(pearson),
-        slide_median=_median_of_defined(pearson),
-        slide_heg50=mean_of_defined(pearson[:, heg50]),
-        slide_hvg50=mean_of_defined(pearson[:, hvg50]),
-        pooled=_scored(whole).pearson,
-        mse=float(whole.squared_error.mean() / whole.n),
-        mae=float(whole.absolute_error.mean() / whole.n),
+        spots=spots,
+        measured_spots=measured_spots,
+        pearson=np.stack([score.pearson for score in scored]),
+        constant_genes=np.stack([score.constant for score in scored]),
+        by_slide=columns,
+        pooled=pooled,
+        r2_genes=r2_genes,
     )
 
 
-def mean_of_defined(values: Floats) -> Floats:
-    """Return the mean over the last axis of what is not NaN, NaN where nothing is; callers count what they drop."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=-1)
-    total = np.where(defined, values, 0.0).sum(axis=-1)
-    mean: Floats = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return mean
+def _of_genes(pearson: Floats, part: Moments, *, heg50: Ints, hvg50: Ints) -> dict[str, float]:
+    """The scores of one slide that its moments and correlations per gene hold."""
+    as_zero = np.nan_to_num(pearson, nan=0.0)
+    variance_ratio = np.full(len(pearson), np.nan)
+    np.divide(part.ss_prediction, part.ss_truth, out=variance_ratio, where=~part.constant_truth)
+    return {
+        "pcc_slide_mean": float(mean_of_defined(pearson)),
+        "pcc_slide_median": median_of_defined(pearson),
+        "pcc_heg50": float(mean_of_defined(pearson[heg50])),
+        "pcc_hvg50": float(mean_of_defined(pearson[hvg50])),
+        "pcc_oracle50": mean_of_best(pearson, TOP_GENES),
+        "pcc_test_heg50": float(as_zero[_highest(part.mean_truth)].mean()),
+        "pcc_test_hvg50": float(as_zero[_highest(part.ss_truth)].mean()),
+        "rvd": float(mean_of_defined((variance_ratio - 1) ** 2)),
+        "mse": float(part.squared_error.mean() / part.n),
+        "mae": float(part.absolute_error.mean() / part.n),
+    }
 
 
-def _median_of_defined(values: Floats) -> Floats:
-    rows = [row[~np.isnan(row)] for row in values]
-    return np.array([np.median(row) if len(row) else np.nan for row in rows])
+def _highest(values: Floats) -> Ints:
+    """Positions of the 50 highest, ties by position."""
+    return np.argsort(-values, kind="stable")[:TOP_GENES]
 
 
 def _scored(part: Moments) -> SlideScore:
     """Apply the rules for constant columns."""
-    pearson = part.pearson()
-    constant = part.constant_prediction & ~part.constant_truth
-    pearson[constant] = 0.0
-    return SlideScore(pearson=pearson, constant=constant)
+    return SlideScore(pearson=part.scored_pearson(), constant=part.constant_prediction & ~part.constant_truth)
+
+
+def _span(rows: Ints) -> slice | Ints:
+    """Turn rows that are neighbours into a slice, which needs no copy."""
+    return slice(int(rows[0]), int(rows[-1]) + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
 
 
 def _check_shapes(prediction: Floats, truth: Floats) -> None:
@@ -215,6 +209,15 @@ def _check_shapes(prediction: Floats, truth: Floats) -> None:
             "(n_spots, n_genes) for the same spots and genes."
         )
         raise HeadError(msg)
+
+
+def _check_spots(n: int, slide: Ints, center_um: Floats | None) -> None:
+    if len(slide) != n or not n:
+        msg = f"{n} test spots came with {len(slide)} slide labels; give one label per spot, one at least."
+        raise ProtocolError(msg)
+    if center_um is not None and center_um.shape != (n, 2):
+        msg = f"{n} test spots came with positions of shape {center_um.shape}; give (n_spots, 2), x and y in um."
+        raise ProtocolError(msg)
 
 
 def _finite(part: Moments, *, where: str) -> Moments:

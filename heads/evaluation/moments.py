@@ -11,11 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...store.arrays import Bools, Floats, Ints
+from ...store.arrays import Bools, Floats
 
 # A column whose standard deviation is within this fraction of its root mean square is constant. Rounding a constant to
 # float32, or summing it in another order, moves it by some 1e-7 of its size; real predictions vary by far more.
 CONSTANT_RTOL = 1e-6
+
+# The same for statistics of columns, such as correlations of genes or Moran's I: rounding the columns to float32 moves
+# them by far more than it moves the columns.
+AGREEMENT_RTOL = 1e-4
 
 # 2 MB of float64 a block: it stays in the processor's cache while its moments are taken.
 BLOCK_ELEMENTS = 1 << 18
@@ -49,12 +53,12 @@ class Moments:
     @property
     def constant_prediction(self) -> Bools:
         """Columns on which the prediction does not vary beyond rounding, (n_columns,)."""
-        return _constant(self.n, self.mean_prediction, self.ss_prediction)
+        return is_constant(self.n, self.mean_prediction, self.ss_prediction)
 
     @property
     def constant_truth(self) -> Bools:
         """Columns on which the truth does not vary beyond rounding, (n_columns,)."""
-        return _constant(self.n, self.mean_truth, self.ss_truth)
+        return is_constant(self.n, self.mean_truth, self.ss_truth)
 
     def pearson(self) -> Floats:
         """Return the Pearson correlation of each column, NaN where either side is constant, (n_columns,)."""
@@ -66,25 +70,28 @@ class Moments:
         clipped: Floats = np.clip(correlation, -1.0, 1.0)
         return clipped
 
+    def scored_pearson(self, *, rtol: float = CONSTANT_RTOL) -> Floats:
+        """Return `pearson`, but 0 where the prediction alone is constant within `rtol`, (n_columns,)."""
+        still_truth = is_constant(self.n, self.mean_truth, self.ss_truth, rtol=rtol)
+        still_prediction = is_constant(self.n, self.mean_prediction, self.ss_prediction, rtol=rtol)
+        scored: Floats = np.where(still_truth, np.nan, np.where(still_prediction, 0.0, self.pearson()))
+        return scored
 
-def moments(prediction: Floats, truth: Floats, *, rows: Ints | None = None) -> Moments:
-    """Return the moments of some rows of two arrays.
+
+def moments(prediction: Floats, truth: Floats) -> Moments:
+    """Return the moments of the columns of two arrays.
 
     Parameters
     ----------
     prediction, truth
         Shape (n_rows, n_columns), any float type; read in blocks, so they may be memory-mapped.
-    rows
-        Positions of the rows to read; all of them where None.
     """
-    if rows is None:
-        rows = np.arange(len(prediction))
-    n_columns = prediction.shape[1]
-    step = max(1, min(len(rows), BLOCK_ELEMENTS // max(1, n_columns)))
+    n_rows, n_columns = prediction.shape
+    step = max(1, min(n_rows, BLOCK_ELEMENTS // max(1, n_columns)))
     # One work space for all blocks: fresh memory of this size costs more than the arithmetic in it.
     work = np.empty((3, step, n_columns))
-    starts = range(0, max(1, len(rows)), step)
-    return merged(_of_block(prediction, truth, rows=rows[i : i + step], work=work) for i in starts)
+    starts = range(0, max(1, n_rows), step)
+    return merged(_of_block(prediction[i : i + step], truth[i : i + step], work=work) for i in starts)
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
@@ -96,15 +103,21 @@ def merged(parts: Iterable[Moments]) -> Moments:
     return whole
 
 
-def _of_block(prediction: Floats, truth: Floats, *, rows: Ints, work: Floats) -> Moments:
+def is_constant(n: int, mean: Floats, ss: Floats, *, rtol: float = CONSTANT_RTOL) -> Bools:
+    """Return which columns do not vary beyond rounding, from n, their means and sums of squared deviations."""
+    variance = ss / max(n, 1)
+    constant: Bools = variance <= rtol**2 * (variance + mean**2)
+    return constant
+
+
+def _of_block(prediction: Floats, truth: Floats, *, work: Floats) -> Moments:
     """Moments of a few rows, computed in `work`, float64 (3, at least n_rows, n_columns)."""
-    n = len(rows)
-    at = _span(rows)
+    n = len(truth)
     p, t, error = work[:, :n]  # (n, n_columns) each
     # NaN and infinity pass through to the caller, who refuses or reports them; numpy need not warn as well.
     with np.errstate(invalid="ignore", over="ignore"):
-        p[...] = prediction[at]
-        t[...] = truth[at]
+        p[...] = prediction
+        t[...] = truth
         np.subtract(p, t, out=error)
         squared_error = _products(error, error)
         absolute_error = np.abs(error, out=error).sum(axis=0)
@@ -142,20 +155,7 @@ def _merge(a: Moments, b: Moments) -> Moments:
         )
 
 
-def _span(rows: Ints) -> slice | Ints:
-    """Turn rows that are neighbours into a slice, which is faster than gathering."""
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
 def _products(a: Floats, b: Floats) -> Floats:
     """Sum over rows of a * b, (n_columns,)."""
     total: Floats = np.einsum("ij,ij->j", a, b)
     return total
-
-
-def _constant(n: int, mean: Floats, ss: Floats) -> Bools:
-    variance = ss / max(n, 1)
-    constant: Bools = variance <= CONSTANT_RTOL**2 * (variance + mean**2)
-    return constant

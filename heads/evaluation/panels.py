@@ -1,15 +1,14 @@
-"""Which genes are predicted and reported: ranked on training slides only."""
+"""The panel of a fold, the ranking by mean expression, and which genes of a panel are reported apart."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...store.arrays import Bools, Floats, Ints, Strings
-from ...store.errors import CohortError, MissingDependencyError, ProtocolError
+from ...store.arrays import Floats, Ints, Strings
+from ...store.errors import ProtocolError
+from .variable_genes import slides_that_vary, top_dispersion
 
 HEG_REPORTED = 50
 HVG_REPORTED = 50
@@ -30,55 +29,17 @@ class Panel:
     genes: Strings
     index: Ints
 
-    @property
-    def heg50(self) -> Ints:
-        """Positions within the panel of the 50 most highly expressed genes: the first 50, or all where fewer."""
-        return np.arange(min(HEG_REPORTED, len(self.genes)))
 
-
-def genes_on_every_slide(genes_by_slide: Sequence[Strings]) -> Strings:
-    """Return the genes measured on every slide, in sorted order, so that slide order does not matter.
-
-    Parameters
-    ----------
-    genes_by_slide
-        One array of gene names per slide of the store.
-
-    Raises
-    ------
-    ProtocolError
-        Where no gene is on all of them.
-    CohortError
-        Where a slide names a gene twice, because its counts would be ambiguous.
-    """
-    if not genes_by_slide:
-        msg = "There are no slides to take genes from; add slides with counts to the store."
-        raise ProtocolError(msg)
-    common: Strings | None = None
-    for position, names in enumerate(genes_by_slide):
-        unique, times = np.unique(np.asarray(names, dtype=str), return_counts=True)
-        if (times > 1).any():
-            msg = f"Slide {position} names gene {str(unique[times > 1][0])!r} more than once; name each gene once."
-            raise CohortError(msg)
-        common = unique if common is None else np.intersect1d(common, unique, assume_unique=True)
-        if not len(common):
-            msg = (
-                f"No gene is measured on all of the first {position + 1} slides; they may mix species, or symbols "
-                "with Ensembl ids. Give all slides one naming, or compare them apart."
-            )
-            raise ProtocolError(msg)
-    assert common is not None
-    return common
-
-
-def heg_ranking(slide_means: Floats) -> Ints:
-    """Return gene positions from the highest to the lowest mean expression, ties in gene order.
+def heg_ranking(slide_means: Floats, genes: Strings) -> Ints:
+    """Return gene positions from the highest to the lowest mean over slides, ties by gene name.
 
     Parameters
     ----------
     slide_means
         Mean log1p(CP10K) of each training slide, (n_slides, n_genes): every slide counts the same, however many
-        spots it has.
+        spots it has. Any other score of a gene on a slide, such as its Moran's I, ranks the same way.
+    genes
+        Names of the columns, (n_genes,).
 
     Returns
     -------
@@ -88,33 +49,34 @@ def heg_ranking(slide_means: Floats) -> Ints:
     if slide_means.ndim != 2 or not len(slide_means):
         msg = f"Slide means of shape (n_slides, n_genes) were wanted; the shape is {slide_means.shape}."
         raise ProtocolError(msg)
+    if slide_means.shape[1] != len(genes):
+        msg = f"{slide_means.shape[1]} columns of means came with {len(genes)} gene names; give one name a column."
+        raise ProtocolError(msg)
     mean = np.mean(slide_means, axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
         msg = f"{int((~np.isfinite(mean)).sum())} genes have no finite mean; leave slides without spots out."
         raise ProtocolError(msg)
-    return np.argsort(-mean, kind="stable")
+    return np.lexsort((np.asarray(genes, dtype=str), -mean))
 
 
-def heg_panel(slide_means: Floats, genes: Strings, *, size: int) -> Panel:
-    """Return the genes of highest mean expression over training slides.
+def heg_within(slide_means: Floats, genes: Strings, *, size: int = HEG_REPORTED) -> Ints:
+    """Return the panel's genes of highest mean expression, for a panel that was ranked by any rule.
 
     Parameters
     ----------
     slide_means
-        Mean log1p(CP10K) of each training slide, (n_slides, n_genes).
+        Mean log1p(CP10K) of the panel's genes on each training slide, (n_slides, n_panel).
     genes
-        Names of the columns, (n_genes,): those measured on every slide of the store.
+        Names of the panel's genes, (n_panel,).
     size
-        How many to take; all of them where there are fewer.
+        How many genes to take; all of them where the panel has no more.
+
+    Returns
+    -------
+    ndarray
+        Positions within the panel in panel order, (min(size, n_panel),).
     """
-    if size < 1:
-        msg = f"A panel needs at least one gene; {size} were asked for."
-        raise ProtocolError(msg)
-    if slide_means.shape[-1] != len(genes):
-        msg = f"{slide_means.shape[-1]} columns of means came with {len(genes)} gene names; give one name a column."
-        raise ProtocolError(msg)
-    index = heg_ranking(slide_means)[:size]
-    return Panel(genes=np.asarray(genes, dtype=str)[index], index=index)
+    return np.sort(heg_ranking(slide_means, genes)[:size])
 
 
 def hvg_within(expression: Floats, slide: Ints, *, size: int = HVG_REPORTED) -> Ints:
@@ -140,39 +102,7 @@ def hvg_within(expression: Floats, slide: Ints, *, size: int = HVG_REPORTED) -> 
     n_genes = expression.shape[1]
     if n_genes <= size:
         return np.arange(n_genes)
-    usable = _slides_that_vary(expression, slide)
-    if not usable.any():
-        msg = "No training slide has two spots that differ, so no gene is variable; train on slides with more spots."
-        raise ProtocolError(msg)
-    return np.flatnonzero(_seurat_hvg(expression[usable], slide[usable], size=size))
-
-
-def _slides_that_vary(expression: Floats, slide: Ints) -> Bools:
-    """Mask of the spots whose slide has at least one gene that varies, (n_spots,)."""
-    usable = np.zeros(len(slide), dtype=bool)
-    for one in np.unique(slide):
-        rows = np.flatnonzero(slide == one)
-        usable[rows] = bool((np.ptp(expression[rows], axis=0) > 0).any())
-    return usable
-
-
-def _seurat_hvg(expression: Floats, slide: Ints, *, size: int) -> Bools:
-    """Scanpy's verdict per gene, (n_genes,)."""
-    try:
-        import anndata
-        import scanpy
-    except ImportError as error:
-        msg = f"pcc_hvg50 ranks genes with scanpy, which cannot be imported ({error}); run: pip install scanpy"
-        raise MissingDependencyError(msg) from error
+    usable = slides_that_vary(expression, slide)
     # Names that sort as the panel does: scanpy breaks ties by name.
-    names = [f"{position:06d}" for position in range(expression.shape[1])]
-    table = anndata.AnnData(
-        np.asarray(expression, dtype=np.float64), obs={"slide": [str(one) for one in slide]}, var={"var_names": names}
-    )
-    with warnings.catch_warnings():
-        # A slide that expresses fewer than `size` genes nominates all of them: scanpy's rule, and no news to a user.
-        warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
-        verdict = scanpy.pp.highly_variable_genes(
-            table, flavor="seurat", batch_key="slide", n_top_genes=size, inplace=False
-        )
-    return np.asarray(verdict["highly_variable"], dtype=bool)
+    names = np.array([f"{position:06d}" for position in range(n_genes)])
+    return np.sort(top_dispersion(expression[usable], names, slide[usable], size=size))

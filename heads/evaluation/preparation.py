@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.arrays import Floats, Ints
+from ...store.arrays import Bools, Floats, Ints
 from ...store.errors import ProtocolError
 from ...store.feature_column import standardise
 from ...store.table import Table
 from ..slide_level import SlideRidge
-from .panels import Panel, heg_panel, hvg_within
-from .protocols import Protocol
-from .splits import Fold
-from .targets import centre_by_slide, cp10k_log1p, median_depth, slide_mean, spot_weights
-
-log = logging.getLogger(__name__)
+from .counts import SpotCounts
+from .feature_reduction import scaled_components
+from .fold_targets import CohortCounts, fold_targets
+from .folds import Fold
+from .panels import Panel
+from .protocol_record import Protocol
+from .target_rules import get_target_rule
+from .targets import centre_by_slide, median_depth, slide_mean, spot_weights
 
 MIN_SLIDES_FOR_OFFSET_RIDGE = 10
 
@@ -34,83 +35,80 @@ class Prepared:
         Table with targets, the mean of each slide, and weights.
     test
         Table with predicted offsets and neither targets nor counts: a head cannot look.
+    test_depth
+        (n_test,) total counts of the test spots, for diagnostics alone.
     truth
         (n_test, n_panel) uncentred targets.
     panel
         The genes, ranked.
-    hvg50
-        Positions within the panel.
+    heg50, hvg50
+        Positions within the panel of the genes reported apart.
     preprocessing
         What was done, for the record.
     """
 
     train: Table
     test: Table
+    test_depth: Floats
     truth: NDArray[np.float32]
     panel: Panel
+    heg50: Ints
     hvg50: Ints
     preprocessing: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What all folds share: computed once for a comparison.
+    """What all folds share: computed once for a protocol.
 
     Attributes
     ----------
     table
-        All slides, features standardised as the protocol says.
-    expression
-        (n, n_genes) log1p(CP10K), sparse, of the genes on every slide.
-    profiles
-        (n_slides, n_genes) mean of it per slide.
+        All slides, features standardised as the protocol says where that needs no training spots.
     """
 
     table: Table
-    expression: Any
-    profiles: Floats
+    counts: CohortCounts
 
 
 def prepare_cohort(table: Table, protocol: Protocol) -> Cohort:
-    """Transform counts and standardise features of a whole comparison.
+    """Profile the counts and standardise the features of a whole comparison.
 
     Raises
     ------
     ProtocolError
         If the table has no counts.
     """
-    if table.counts is None or table.depth is None:
-        msg = "the table has no counts: comparing heads needs slides with measured expression"
-        raise ProtocolError(msg)
+    counts = CohortCounts.of(SpotCounts.of(table), protocol)
     if protocol.feature_standardisation == "slide":
         columns = {key: standardise(column, within="slide") for key, column in table.columns.items()}
-        controls = {key: standardise(column, within="slide") for key, column in table.control_columns.items()}
-        table = replace(table, columns=columns, control_columns=controls)
-    expression = cp10k_log1p(table.counts, total=table.depth)
-    return Cohort(table, expression, slide_mean(expression, table.slide)[1])
+        table = replace(table, columns=columns)
+    # One number, the density, is z-scored within slides whatever is done to the features: it is a control.
+    controls = {key: standardise(column, within="slide") for key, column in table.control_columns.items()}
+    return Cohort(replace(table, control_columns=controls), counts)
 
 
 def prepare(cohort: Cohort, fold: Fold, protocol: Protocol) -> Prepared:
     """Make the training and test tables of one fold.
 
-    Panel, offsets and half-weight depth come from the training slides alone.
+    Panel, offsets and half-weight depth come from the training slides alone, unless the protocol says otherwise.
     """
-    whole = cohort.table
-    panel = heg_panel(cohort.profiles[list(fold.train)], whole.genes, size=protocol.panel_size)
-    names = tuple(str(gene) for gene in panel.genes)
-    bare = replace(whole, counts=None, genes=panel.genes, panel=names)
-    train, test = bare.select_slides(fold.train), bare.select_slides(fold.test)
-    y = _rows(cohort.expression, whole, fold.train)[:, panel.index].toarray()  # (n_train, n_panel)
-    truth = _rows(cohort.expression, whole, fold.test)[:, panel.index].toarray()
-    assert train.depth is not None
-    half = median_depth(train.depth)
+    goal = fold_targets(cohort.counts, fold, protocol)
+    names = tuple(str(gene) for gene in goal.panel.genes)
+    bare = replace(cohort.table, counts=None, genes=goal.panel.genes, panel=names)
+    train = _seen(bare.select_slides(fold.train), goal.train_seen)
+    test = _seen(bare.select_slides(fold.test), goal.test_seen)
+    y, truth = goal.train[goal.train_seen], goal.test[goal.test_seen]
+    assert train.depth is not None and test.depth is not None
+    depth, test_depth, half = train.depth, test.depth, median_depth(train.depth)
+    train, test, features = _features(train, test, protocol)
     offsets = slide_mean(y, train.slide)[1]  # (n_train_slides, n_panel)
     centred = protocol.target_centring == "slide"
     if centred:
         predicted, rule = _predict_offsets(train, test, offsets)
     else:  # heads predict whole targets; controls still learn from the levels of the training slides
         predicted, rule = np.zeros((len(test.slide_ids), offsets.shape[1])), "none: part of the prediction"
-    weights = spot_weights(train.depth, half) if protocol.spot_weight == "depth" else np.ones(len(train))
+    weights = spot_weights(depth, half) if protocol.spot_weight == "depth" else np.ones(len(train))
     train = replace(
         train,
         targets=np.asarray(centre_by_slide(y, train.slide) if centred else y, dtype=np.float32),
@@ -119,19 +117,43 @@ def prepare(cohort: Cohort, fold: Fold, protocol: Protocol) -> Prepared:
     )
     test = replace(test, depth=None, target_offset=np.asarray(predicted, dtype=np.float32))
     preprocessing = {
-        "features": "as stored" if protocol.feature_standardisation == "none" else "z-scored per slide",
-        "target": protocol.target,
+        "features": features,
+        "target": f"{protocol.target}: {get_target_rule(protocol.target).summary}",
+        "target_smoothing": "3 x 3 array positions, test spots too" if protocol.smoothing == "all" else "none",
         "target_centring": protocol.target_centring,
         "slide_offset": rule,
         "spot_weight": protocol.spot_weight,
         "half_weight_depth": half,
+        "spots_left_out": int((~goal.train_seen).sum() + (~goal.test_seen).sum()),
     }
-    try:
-        hvg50 = hvg_within(y, train.slide)
-    except ProtocolError as error:  # training slides of one spot: only this score is undefined
-        log.warning("pcc_hvg50 is undefined: %s", error)
-        hvg50 = np.array([], dtype=np.int64)
-    return Prepared(train, test, truth.astype(np.float32), panel, hvg50, preprocessing)
+    truth32 = truth.astype(np.float32)
+    return Prepared(train, test, test_depth, truth32, goal.panel, goal.heg50, goal.hvg50, preprocessing)
+
+
+def _features(train: Table, test: Table, protocol: Protocol) -> tuple[Table, Table, str]:
+    """Features as the protocol wants them, and what was done in words."""
+    if protocol.feature_standardisation == "train-pca256":
+        return scaled_components(train, test, seed=protocol.seed or 0)
+    return train, test, "z-scored per slide" if protocol.feature_standardisation == "slide" else "as stored"
+
+
+def _seen(table: Table, seen: Bools) -> Table:
+    """Spots that take part.
+
+    Raises
+    ------
+    ProtocolError
+        If a slide has none.
+    """
+    if seen.all():
+        return table
+    kept = table.select_rows(np.flatnonzero(seen))
+    gone = sorted(set(range(len(table.slide_ids))) - set(np.unique(kept.slide).tolist()))
+    if gone:
+        named = ", ".join(table.slide_ids[one] for one in gone)
+        msg = f"no spot of {named} has a count in the panel: leave the slide out, or predict other genes"
+        raise ProtocolError(msg)
+    return kept
 
 
 def _predict_offsets(train: Table, test: Table, offsets: Floats) -> tuple[Floats, str]:
@@ -140,8 +162,3 @@ def _predict_offsets(train: Table, test: Table, offsets: Floats) -> tuple[Floats
     if len(train.slide_ids) < MIN_SLIDES_FOR_OFFSET_RIDGE:
         return mean, "training mean"
     return SlideRidge.fit(train, offsets).predict(test), "ridge on slide-mean features"
-
-
-def _rows(matrix: Any, table: Table, slides: tuple[int, ...]) -> Any:
-    """Rows of some slides, in the order in which `select_slides` gives them."""
-    return matrix[np.concatenate([np.flatnonzero(table.slide == one) for one in slides])]

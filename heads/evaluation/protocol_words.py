@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .protocols import Protocol
+from .panel_rules import PANEL_RULES
+from .protocol_record import Protocol
+from .score_words import ranking_words
 from .standings import Standing
+from .target_rules import TARGET_RULES
 
 # What each value of a protocol's fields means; a value that is not here is named as it is.
 SPLITS = {
     "patient": "Each fold tests on all slides of one patient; heads are trained on the other patients.",
     "slide": "Each fold tests on one slide; heads are trained on the other slides, of the same patient too.",
+    "slide-kfold": "Slides are shuffled and cut into {n_folds} folds, whoever their patients are (seed {split_seed}).",
+    "slide-shuffle": (
+        "Slides are shuffled once (seed {split_seed}), whoever their patients are: {train_share:.0%} train, "
+        "{validation_share:.0%} are for validation, the others are tested on."
+    ),
+    "one-slide-a-patient": (
+        "One fold tests on one slide of every patient that has several; heads are trained on all other slides, of the "
+        "same patients too."
+    ),
 }
-PANELS = {
-    "heg250": "Genes: the {size} of highest mean expression over the training slides of the fold.",
+GENE_SOURCES = {
+    "train": "They are chosen on the training slides of the fold.",
+    "all": "They are chosen on all slides, test slides too.",
 }
-TARGETS = {
-    "log1p-cp10k": "Target: log1p of counts per ten thousand, by each spot's total over all genes, not smoothed.",
+SMOOTHINGS = {
+    "none": "not smoothed",
+    "all": "averaged over 3 x 3 array positions in training and in test",
 }
 STANDARDISATIONS = {
     "slide": "Features are z-scored within each slide.",
+    "train-pca256": "Features are z-scored over training spots and reduced to 256 components learnt there.",
     "none": "Features are taken as they are.",
 }
 CENTRINGS = {
@@ -36,18 +51,44 @@ MAX_VALUES_LISTED = 3
 
 def protocol_sentences(protocol: Protocol) -> tuple[str, ...]:
     """Return what is held out, predicted and shared under a protocol, and what its headline score is."""
-    panel = PANELS.get(protocol.panel, "Genes: the panel {name} of {size}.")
     return (
-        SPLITS.get(protocol.split, f"Split: {protocol.split}."),
-        panel.format(size=protocol.panel_size, name=protocol.panel),
-        TARGETS.get(protocol.target, f"Target: {protocol.target}."),
+        *_split_sentences(protocol),
+        _panel_sentence(protocol),
+        _target_sentence(protocol),
         STANDARDISATIONS.get(
             protocol.feature_standardisation, f"Feature standardisation: {protocol.feature_standardisation}."
         ),
         CENTRINGS.get(protocol.target_centring, f"Target centring: {protocol.target_centring}."),
         WEIGHTS.get(protocol.spot_weight, f"Spot weight: {protocol.spot_weight}."),
-        f"Headline score (PCC): {protocol.headline}.",
+        f"Selection: {protocol.selection}.",
+        ranking_words(protocol),
+        *((f"Adapted: {protocol.adapted}.",) if protocol.adapted else ()),
     )
+
+
+def _split_sentences(protocol: Protocol) -> tuple[str, ...]:
+    words = SPLITS.get(protocol.split, f"Split: {protocol.split}.").format(
+        n_folds=protocol.n_folds,
+        split_seed=protocol.split_seed,
+        train_share=protocol.train_share or 0.0,
+        validation_share=protocol.validation_share or 0.0,
+    )
+    own = f"Where the cohort has them all, the test slides are the paper's: {', '.join(protocol.test_slides)}."
+    return (words, own) if protocol.test_slides else (words,)
+
+
+def _panel_sentence(protocol: Protocol) -> str:
+    rule = PANEL_RULES.get(protocol.panel)
+    summary = protocol.panel if rule is None else rule.summary
+    return (
+        f"Genes: {protocol.panel_size} by the rule {protocol.panel} ({summary}). {GENE_SOURCES[protocol.panel_slides]}"
+    )
+
+
+def _target_sentence(protocol: Protocol) -> str:
+    rule = TARGET_RULES.get(protocol.target)
+    formula = "" if rule is None else f" = {rule.summary}, x the raw count"
+    return f"Target: {protocol.target}{formula}, {SMOOTHINGS[protocol.smoothing]}."
 
 
 def recorded_preprocessing(standing: Standing) -> dict[str, object]:

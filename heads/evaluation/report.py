@@ -7,12 +7,15 @@ from pathlib import Path
 
 from ...store.atomic import atomic_path
 from .comparison import Comparison, GeneMap
+from .licences import licence_sentences
 from .numerals import count_text, number, plural, score_text
 from .protocol_words import protocol_sentences, recorded_preprocessing
+from .report_details import calibration_part, ceiling_words, distributions, slide_level_words
 from .report_page import box, bullets, escaped, facts, folded, page, paragraph, section
 from .report_plots import map_pictures
-from .report_tables import folds_table, leaderboard_table, patients_table, skipped_table
+from .report_tables import all_scores_table, folds_table, leaderboard_table, patients_table, skipped_table
 from .score_plot import score_plot
+from .score_words import ranking_words, short_name
 from .standings import Standing, standings
 from .verdict import verdict
 
@@ -30,6 +33,7 @@ COLOUR_NOTE = (
 ROLE_NOTES = {
     "best gene": "predicted best of all, chosen with the test counts known: what is possible at most",
     "median gene": "half of the genes are predicted better, half worse: what is usual",
+    "chosen gene": "asked for by name",
 }
 
 
@@ -74,7 +78,9 @@ def report_html(comparison: Comparison) -> str:
         body += _board(standing, anchor=f"board-{index + 1}")
     body += section("Measured and predicted", _maps(comparison.maps), anchor="maps")
     body += section("Skipped heads", skipped_table(comparison.skipped), anchor="skipped")
-    body += section("Provenance and licences", facts(comparison.provenance), anchor="provenance")
+    licences = bullets(licence_sentences(comparison.provenance))
+    body += section("Licences that apply", licences, anchor="licences")
+    body += section("Provenance", facts(comparison.provenance), anchor="provenance")
     return page("tissuary: expression heads compared", body)
 
 
@@ -94,23 +100,36 @@ def _opening(comparison: Comparison, boards: Sequence[Standing]) -> str:
 
 
 def _board(standing: Standing, *, anchor: str) -> str:
-    """One leaderboard: sizes, table, plot, folds and patients, and the protocol in words."""
-    body = paragraph(_sizes(standing), style="sizes") + leaderboard_table(standing)
-    body += f"<h3>Scores by fold</h3>{score_plot(standing)}"
+    """One leaderboard: sizes, table, plots, folds and patients, and the protocol in words."""
     protocol = standing.protocol
+    body = paragraph(_sizes(standing), style="sizes")
+    body += paragraph(ranking_words(protocol), style="sizes") if protocol is not None else ""
+    body += leaderboard_table(standing)
     if protocol is not None:
         body += box("What this protocol leaks", protocol.leaks, style="leak")
-    folds, patients = folds_table(standing), patients_table(standing)
-    body += folded("PCC of every fold", folds) if folds else ""
-    body += folded("PCC of every patient", patients) if patients else ""
+        body += box("Adapted", [protocol.adapted] if protocol.adapted else [], style="declared")
+    body += slide_level_words(standing)
+    body += f"<h3>Scores by fold</h3>{score_plot(standing)}{ceiling_words(standing)}"
+    body += distributions(standing) + calibration_part(standing)
+    name = short_name(standing.score)
+    tables = {
+        "Every score of every head": all_scores_table(standing),
+        f"{name} of every fold": folds_table(standing),
+        f"{name} of every patient": patients_table(standing),
+        f"The protocol {standing.protocol_name} in words": _protocol_words(standing),
+    }
+    body += "".join(folded(title, table) for title, table in tables.items() if table)
+    return section(_title(standing), body, anchor=anchor)
+
+
+def _protocol_words(standing: Standing) -> str:
+    protocol = standing.protocol
     words = bullets(protocol_sentences(protocol)) if protocol else paragraph("The comparison carries no such protocol.")
     if protocol is not None:
         words += box("Declared", protocol.declares, style="declared")
         words += paragraph("Known leaks: none.") if not protocol.leaks else ""
     recorded = facts(recorded_preprocessing(standing))
-    words += f"<h4>Preprocessing as recorded</h4>{recorded}" if recorded else ""
-    body += folded(f"The protocol {standing.protocol_name} in words", words)
-    return section(_title(standing), body, anchor=anchor)
+    return words + (f"<h4>Preprocessing as recorded</h4>{recorded}" if recorded else "")
 
 
 def _title(standing: Standing) -> str:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 STYLE = """
 :root {
-  color-scheme: light;
-  --ink: #1d2530; --soft: #566273; --line: #dde2ea; --paper: #ffffff; --ground: #f5f7fa;
-  --head: #0072b2; --control: #b34700; --diagnostic: #6b7280;
-  --floor: #fdeedd; --floor-edge: #d98a45;
+  color-scheme: light dark;
+  --ink: #1d2530; --soft: #566273; --line: #dde2ea; --paper: #ffffff; --ground: #f5f7fa; --tick: #9aa4b2;
+  --head: #0072b2; --control: #b34700; --diagnostic: #6b7280; --ceiling: #00734f; --other: #8a4d80;
+  --floor: #fdeedd; --floor-edge: #d98a45; --grey: #eef0f3; --alert: #fff8e1; --alert-edge: #e6c65c; --on: #ffffff;
+}
+/* Paper is white whatever the screen was. */
+@media screen and (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e6eaf0; --soft: #a3aebd; --line: #364152; --paper: #1a212c; --ground: #11161e; --tick: #6b7788;
+    --head: #5ab4e5; --control: #f0995c; --diagnostic: #a3aebd; --ceiling: #4cc79c; --other: #d99bcd;
+    --floor: #3a2a1c; --floor-edge: #c07a3c; --grey: #262e3a; --alert: #332c14; --alert-edge: #8a7430; --on: #11161e;
+  }
 }
 * { box-sizing: border-box; }
 body {
@@ -28,21 +36,21 @@ li { overflow-wrap: anywhere; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px;
   margin-top: 24px; }
 .brand { color: var(--head); font-weight: 700; letter-spacing: 0.04em; margin: 0; }
-.subtitle, .sizes, .legend, .where { color: var(--soft); font-size: 0.9rem; }
+.subtitle, .sizes, .legend, .where, .note { color: var(--soft); font-size: 0.9rem; }
 
 .verdict { background: var(--paper); border: 1px solid var(--line); border-left: 6px solid var(--soft);
   border-radius: 8px; padding: 14px 18px; margin-top: 16px; }
 .verdict p:last-child { margin: 0; color: var(--soft); font-size: 0.92rem; }
 .verdict .sentence { font-size: 1.2rem; line-height: 1.4; color: var(--ink); margin: 0 0 6px; }
 .verdict .where { margin: 0 0 4px; }
-.outcome { display: inline-block; border-radius: 999px; padding: 1px 10px; margin-right: 6px; color: #fff;
+.outcome { display: inline-block; border-radius: 999px; padding: 1px 10px; margin-right: 6px; color: var(--on);
   background: var(--soft); font-weight: 600; font-size: 0.8rem; }
 .verdict.beats { border-left-color: var(--head); } .verdict.beats .outcome { background: var(--head); }
 .verdict.fails { border-left-color: var(--control); } .verdict.fails .outcome { background: var(--control); }
 
 .box { border-radius: 8px; padding: 12px 16px; margin: 16px 0; border: 1px solid var(--line);
   background: var(--ground); }
-.box.warning, .box.leak { background: #fff8e1; border-color: #e6c65c; }
+.box.warning, .box.leak { background: var(--alert); border-color: var(--alert-edge); }
 
 .scroll { overflow-x: auto; margin: 10px 0; }
 .hint { display: none; margin: 4px 0 0; }
@@ -60,8 +68,10 @@ tbody.head tr.best td.headline { font-size: 1.05rem; }
 td.below { color: var(--control); font-weight: 600; }
 tbody.control th, tbody.control td, tr.control th, tr.control td { background: var(--floor); }
 tbody.control th.name, tr.control th.name { color: var(--control); }
-tbody.diagnostic th, tbody.diagnostic td, tr.diagnostic th, tr.diagnostic td { background: #eef0f3; }
+tbody.diagnostic th, tbody.diagnostic td, tr.diagnostic th, tr.diagnostic td { background: var(--grey); }
 tbody.control td.headline, tbody.diagnostic td.headline { font-weight: 600; }
+table.scores th.name { min-width: 230px; } table.scores thead th { white-space: normal; overflow-wrap: anywhere; }
+table.scores thead th { min-width: 62px; }
 tr.group th { text-align: left; font-size: 0.8rem; color: var(--soft); padding: 4px 9px; }
 
 .plot { margin-top: 8px; }
@@ -76,17 +86,38 @@ tr.group th { text-align: left; font-size: 0.8rem; color: var(--soft); padding: 
 .plot-row.control { color: var(--control); }
 .plot-row.diagnostic { color: var(--diagnostic); }
 .floor { fill: var(--floor); } .floor-edge { stroke: var(--floor-edge); stroke-width: 1.5; stroke-dasharray: 4 3; }
-.zero { stroke: #9aa4b2; stroke-width: 1; }
+.zero { stroke: var(--tick); stroke-width: 1; }
+line.ceiling { stroke: var(--ceiling); stroke-width: 2; }
+line.other-genes { stroke: var(--other); stroke-width: 2; stroke-dasharray: 2 3; }
+.whisker { stroke: currentColor; stroke-width: 1.5; opacity: 0.7; }
+.box-of-half { fill: currentColor; opacity: 0.3; } .median { stroke: currentColor; stroke-width: 2.5; }
 .interval { stroke: currentColor; stroke-width: 2.5; opacity: 0.55; }
 .dot { fill: currentColor; opacity: 0.4; }
-.mean { fill: currentColor; stroke: #fff; stroke-width: 1.5; }
-.tick { stroke: #9aa4b2; } .tick-label { fill: var(--soft); font-size: 12px; text-anchor: middle; }
-.legend { margin: 8px 0 0; } .key { display: inline-block; margin-right: 14px; }
+.mean { fill: currentColor; stroke: var(--paper); stroke-width: 1.5; }
+.tick { stroke: var(--tick); } .tick-label { fill: var(--soft); font-size: 12px; text-anchor: middle; }
+.legend { margin: 8px 0 6px; } .key { display: inline-block; margin-right: 14px; }
 .key.head { color: var(--head); }
 .key.control { color: var(--control); }
 .key.diagnostic { color: var(--diagnostic); }
 .floor-swatch { display: inline-block; width: 22px; height: 12px; vertical-align: -1px; background: var(--floor);
   border-right: 2px dashed var(--floor-edge); }
+.line-swatch { display: inline-block; width: 24px; vertical-align: 4px; border-top: 2.5px solid var(--ink); }
+
+.picture { display: block; width: 100%; max-width: 640px; height: auto; margin: 6px 0; }
+.picture .tick-label.across { text-anchor: end; }
+.frame { fill: none; stroke: var(--tick); } .grid { stroke: var(--line); }
+.curve, .bins, .equal { fill: none; stroke: var(--ink); stroke-width: 2.2; stroke-linejoin: round; }
+.equal { stroke: var(--tick); stroke-dasharray: 5 4; stroke-width: 1.4; }
+.bins { stroke: var(--head); stroke-width: 1.6; } .bin { fill: var(--head); stroke: var(--paper); }
+/* Heads in blue, told apart by their dashes; the control in orange. */
+[class*="curve-head"] { stroke: var(--head); border-color: var(--head); }
+.curve-head-1 { stroke-dasharray: 9 4; border-top-style: dashed; }
+.curve-head-2 { stroke-dasharray: 2 4; border-top-style: dotted; }
+[class*="curve-control"] { stroke: var(--control); border-color: var(--control); }
+.curve.ceiling { stroke: var(--ceiling); } .line-swatch.ceiling { border-color: var(--ceiling); }
+.curve.other-genes { stroke: var(--other); stroke-dasharray: 2 3; }
+.line-swatch.other-genes { border-color: var(--other); border-top-style: dotted; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 380px)); gap: 16px; }
 
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 318px)); gap: 16px; align-items: start; }
 figure { margin: 0; display: flex; flex-direction: column-reverse; }

@@ -7,27 +7,24 @@ from collections.abc import Sequence
 from .leaderboard_rows import Row, fold_names
 from .numerals import count_text, number, plural, range_text, score_text, seconds_text
 from .report_page import escaped
+from .score_words import in_words, short_name
+from .scores import SCORE_RULES
 from .standings import Standing
 
-# Title, field, and what a reader sees who points at the title.
-SCORES = (
-    ("median", "pcc_slide_median", "Mean over test slides of the median over genes of the within-slide Pearson"),
-    ("pooled", "pcc_pooled", "Mean over genes of the Pearson over all test spots of a fold, slides mixed"),
-    ("HEG-50", "pcc_heg50", "Like PCC, over the 50 genes of highest expression in training"),
-    ("HVG-50", "pcc_hvg50", "Like PCC, over the 50 most variable genes in training"),
-    ("MSE", "mse", "Mean squared error over spots and genes, slide offset included; lower is better"),
-)
+# Shown beside the score that ranks; the others are in a table that the reader opens.
+SCORES = ("pcc_slide_mean", "pcc_slide_median", "pcc_pooled", "pcc_heg50", "pcc_hvg50", "mse")
 KIND_TITLES = {"control": "Controls: the floor", "diagnostic": "Diagnostics: they see what no predictor has"}
 
 
 def leaderboard_table(standing: Standing) -> str:
     """Return heads, then controls and diagnostics shaded, each with its scores."""
+    ranking = short_name(standing.score)
     head_cells = "".join(
         f'<th scope="col" title="{escaped(words)}">{escaped(title)}</th>'
         for title, words in (
-            ("PCC", "Pearson within each test slide, mean over genes, then over slides; below it its spread"),
-            ("over floor", "PCC less that of the best control"),
-            *((title, words) for title, _, words in SCORES),
+            (ranking, f"{in_words(standing.score)}; below it its spread"),
+            ("over floor", f"{ranking} less that of the best control"),
+            *((short_name(field), in_words(field)) for field in _beside(standing)),
             ("NaN genes", "Genes left out of a slide because the truth is constant there, summed over test slides"),
             ("fit", "Seconds to fit, summed over folds"),
         )
@@ -44,6 +41,24 @@ def leaderboard_table(standing: Standing) -> str:
         '<small class="hint">More columns to the right: swipe the table.</small>'
         '<div class="scroll"><table class="leaderboard">'
         f'<thead><tr><th scope="col" class="name">head</th>{head_cells}</tr></thead>{groups}</table></div>\n'
+    )
+
+
+def all_scores_table(standing: Standing) -> str:
+    """Return every score of every row, one score a line, and what each is; nothing where no row has any."""
+    fields = [name for name in SCORE_RULES if any(number(row.aggregate, name) is not None for row in standing.rows)]
+    if not fields:
+        return ""
+    header = "".join(f'<th scope="col">{escaped(row.label)}</th>' for row in standing.rows)
+    lines = "".join(
+        f'<tr><th scope="row" class="name">{escaped(short_name(field))}<small>{escaped(in_words(field))}</small></th>'
+        + "".join(f"<td>{score_text(number(row.aggregate, field))}</td>" for row in standing.rows)
+        + "</tr>"
+        for field in fields
+    )
+    return (
+        '<div class="scroll"><table class="scores"><thead><tr><th scope="col" class="name">score</th>'
+        f"{header}</tr></thead><tbody>{lines}</tbody></table></div>\n"
     )
 
 
@@ -86,20 +101,25 @@ def skipped_table(skipped: Sequence[tuple[str, str]]) -> str:
 def _group(kind: str, rows: Sequence[Row], standing: Standing) -> str:
     if not rows:
         return ""
-    columns = len(SCORES) + 5
+    beside = _beside(standing)
+    columns = len(beside) + 5
     title = KIND_TITLES.get(kind)
     opening = f'<tr class="group"><th colspan="{columns}" scope="rowgroup">{title}</th></tr>' if title else ""
-    lines = "".join(_line(row, best=kind == "head" and row is rows[0], floor=standing.floor) for row in rows)
+    lines = "".join(_line(row, beside, best=kind == "head" and row is rows[0], floor=standing.floor) for row in rows)
     return f'<tbody class="{kind}">{opening}{lines}</tbody>'
 
 
-def _line(row: Row, *, best: bool, floor: float | None) -> str:
+def _beside(standing: Standing) -> tuple[str, ...]:
+    return tuple(field for field in SCORES if field != standing.score)
+
+
+def _line(row: Row, beside: Sequence[str], *, best: bool, floor: float | None) -> str:
     above = None if row.score is None or floor is None or row.kind != "head" else row.score - floor
     below = above is not None and above <= 0
     cells = [
         f'<td class="headline">{score_text(row.score)}{_spread(row)}</td>',
         f"<td{_class('below', when=below)}>{score_text(above, signed=True)}</td>",
-        *(f"<td>{score_text(number(row.aggregate, field))}</td>" for _, field, _ in SCORES),
+        *(f"<td>{score_text(number(row.aggregate, field))}</td>" for field in beside),
         f"<td>{count_text(number(row.aggregate, 'nan_genes'))}</td>",
         f"<td>{seconds_text(number(row.aggregate, 'fit_seconds'))}</td>",
     ]
@@ -109,8 +129,10 @@ def _line(row: Row, *, best: bool, floor: float | None) -> str:
 def _name(row: Row) -> str:
     notes = []
     options = row.aggregate.get("options")
-    if isinstance(options, dict) and options:
-        notes.append(", ".join(f"{name}={value}" for name, value in options.items()))
+    if isinstance(options, dict):
+        # Mode and seed are part of the label where they matter; None means that the head chooses for itself.
+        said = {name: value for name, value in options.items() if value is not None and name not in ("mode", "seed")}
+        notes += [", ".join(f"{name}={value}" for name, value in said.items())] if said else []
     parameters = number(row.aggregate, "parameters")
     if parameters:
         notes.append(plural(round(parameters), "parameter"))

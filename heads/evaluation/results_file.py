@@ -59,7 +59,7 @@ FIELDS = (
     "control",
     "diagnostic",
 )
-JSON_COLUMNS = ("preprocessing", "options", "chosen", "per_patient")
+JSON_COLUMNS = ("preprocessing", "options", "chosen", "per_patient", "undefined")
 
 
 def write_results(records: Sequence[Mapping[str, object]], folder: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""The score plot: a dot per fold, a mark for the mean, the best control as a shaded floor.
+"""The score plot: a dot per fold, a mark for the mean, the best control as a shaded floor, the ceiling as a line.
 
 Each row is an inline SVG of full width in which places are per cent and sizes are pixels. So dots and letters keep
 their size on a phone and on paper, which one scaled picture would not, and a dot says its fold and score when pointed
@@ -8,10 +8,10 @@ at, without a script.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .leaderboard_rows import Row
+from .leaderboard_rows import HEADLINE_FIELD, Row
 from .numerals import range_text, score_text
 from .report_page import escaped
 from .standings import Standing
@@ -19,6 +19,7 @@ from .standings import Standing
 # Room beside the outermost value, as a share of the span.
 PADDING = 0.06
 MAX_STEPS = 7
+CEILING_NAMES = {"ceiling": "ceiling of counting", "other-genes": "told by a spot's other genes"}
 
 
 @dataclass(frozen=True)
@@ -56,40 +57,78 @@ def score_plot(standing: Standing) -> str:
     rows = [row for row in standing.rows if row.score is not None or row.fold_range is not None]
     if not rows:
         return ""
-    axis = score_axis(rows)
-    lines = "".join(_row(row, axis, floor=standing.floor) for row in rows)
-    return f'<div class="plot">{lines}{_axis_row(axis)}</div>{_legend(standing)}'
+    ceiling = drawn_ceiling(standing)
+    axis = score_axis(rows, also=ceiling.values())
+    back = _floor(axis, standing.floor) + zero_line(axis)
+    back += "".join(_level(axis, level, style) for style, level in ceiling.items())
+    lines = "".join(_row(row, axis, back=back) for row in rows)
+    return f'<div class="plot">{lines}{axis_row(axis)}</div>{_legend(standing)}'
 
 
-def score_axis(rows: Sequence[Row]) -> Axis:
+def drawn_ceiling(standing: Standing) -> dict[str, float]:
+    """Return the lines above the scores by their style: none where the ceiling is of another score than ranks."""
+    if standing.ceiling is None or standing.score != HEADLINE_FIELD:
+        return {}
+    levels = {"ceiling": standing.ceiling.counting_mean, "other-genes": standing.ceiling.other_genes_mean}
+    return {style: level for style, level in levels.items() if math.isfinite(level)}
+
+
+def score_axis(rows: Sequence[Row], *, also: Iterable[float] = ()) -> Axis:
     """Return an axis that holds every mean, fold and interval, and zero.
 
     Parameters
     ----------
     rows
         One of them at least has a score.
+    also
+        Other values to hold.
     """
-    values = [0.0]
+    values = [0.0, *also]
     for row in rows:
         values += [score for score in (row.score, *row.fold_scores.values()) if score is not None]
         values += row.interval or ()
+    return axis_of(values)
+
+
+def axis_of(values: Sequence[float]) -> Axis:
+    """Return an axis that holds all values with room beside, one at least."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return Axis(low - PADDING * span, high + PADDING * span)
 
 
-def _row(row: Row, axis: Axis, *, floor: float | None) -> str:
-    marks = _floor(axis, floor) + _zero(axis) + _interval(row, axis)
+def plot_row(label: str, kind: str, marks: str, *, words: str, value: str) -> str:
+    """Return one row of a plot: its label, its marks on the shared axis, and its value.
+
+    Parameters
+    ----------
+    label, words, value
+        Plain text; `words` is what a screen reader says of the marks.
+    kind
+        ``"head"``, ``"control"`` or ``"diagnostic"``.
+    marks
+        SVG.
+    """
+    return (
+        f'<div class="plot-row {kind}"><div class="plot-label">{escaped(label)}</div>'
+        '<div class="plot-track">'
+        f'<svg class="track" role="img" aria-label="{escaped(words)}">{marks}</svg></div>'
+        f'<div class="plot-value">{escaped(value)}</div></div>'
+    )
+
+
+def _row(row: Row, axis: Axis, *, back: str) -> str:
+    marks = back + _interval(row, axis)
     for fold, score in row.fold_scores.items():
         if score is not None:
-            marks += _dot(axis.percent(score), f"{row.label}, fold {fold}: {score_text(score)}")
+            marks += dot(axis.percent(score), f"{row.label}, fold {fold}: {score_text(score)}")
     marks += _mean(row, axis)
-    return (
-        f'<div class="plot-row {row.kind}"><div class="plot-label">{escaped(row.label)}</div>'
-        '<div class="plot-track">'
-        f'<svg class="track" role="img" aria-label="{escaped(_in_words(row))}">{marks}</svg></div>'
-        f'<div class="plot-value">{score_text(row.score)}</div></div>'
-    )
+    return plot_row(row.label, row.kind, marks, words=_in_words(row), value=score_text(row.score))
+
+
+def _level(axis: Axis, level: float, style: str) -> str:
+    at = axis.percent(level)
+    return f'<line class="{style}" x1="{at}" x2="{at}" y1="0" y2="100%"/>'
 
 
 def _floor(axis: Axis, floor: float | None) -> str:
@@ -102,7 +141,8 @@ def _floor(axis: Axis, floor: float | None) -> str:
     )
 
 
-def _zero(axis: Axis) -> str:
+def zero_line(axis: Axis) -> str:
+    """Return the line at zero."""
     at = axis.percent(0.0)
     return f'<line class="zero" x1="{at}" x2="{at}" y1="0" y2="100%"/>'
 
@@ -114,7 +154,8 @@ def _interval(row: Row, axis: Axis) -> str:
     return f'<line class="interval" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
 
 
-def _dot(at: str, words: str) -> str:
+def dot(at: str, words: str) -> str:
+    """Return a dot that says something when pointed at."""
     return f'<circle class="dot" cx="{at}" cy="50%" r="4"><title>{escaped(words)}</title></circle>'
 
 
@@ -129,7 +170,8 @@ def _mean(row: Row, axis: Axis) -> str:
     )
 
 
-def _axis_row(axis: Axis) -> str:
+def axis_row(axis: Axis) -> str:
+    """Return the row of ticks below a plot."""
     labels = "".join(
         _tick(tick, axis.percent(tick), axis.decimals, between=index % 2 == 1) for index, tick in axis.ticks
     )
@@ -160,6 +202,10 @@ def _legend(standing: Standing) -> str:
         entries.append('<span class="key">― 95 % interval over patients</span>')
     if standing.floor is not None:
         entries.append('<span class="key"><span class="floor-swatch"></span> up to the best control</span>')
+    entries += [
+        f'<span class="key"><span class="line-swatch {style}"></span> {CEILING_NAMES[style]} {score_text(level)}</span>'
+        for style, level in drawn_ceiling(standing).items()
+    ]
     return f'<p class="legend">{" ".join(entries)}</p>'
 
 

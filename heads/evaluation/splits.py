@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ...store.errors import ProtocolError
 from ...store.naming import UNKNOWN_PATIENT
-from .protocols import Protocol
+from .folds import Fold, check_fold
+from .paper_splits import folds_of_slides, one_slide_a_patient, shuffled_shares
+from .protocol_record import Protocol, Split
 
 ALL = "all"
 # Inner selection leaves patients out from three training patients on, else slides from three training slides on.
 MIN_INNER_GROUPS = 3
 
 Group = TypeVar("Group", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One outer fold: positions in the list of slides that it was made from."""
-
-    name: str
-    train: tuple[int, ...]
-    test: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -44,14 +37,14 @@ def outer_folds(protocol: Protocol, slide_ids: Sequence[str], patient_ids: Seque
     Parameters
     ----------
     protocol
-        Its `split` says whether a fold holds out one patient or one slide.
+        Its `split` says what a fold holds out.
     slide_ids, patient_ids
         One entry per slide, in the same order. ``unknown:<slide>`` counts as a patient of its own.
 
     Returns
     -------
     tuple of Fold
-        In the order in which patients or slides first appear, named after what they hold out.
+        Those that leave one out in the order in which patients or slides first appear, named after what they hold out.
 
     Raises
     ------
@@ -59,58 +52,41 @@ def outer_folds(protocol: Protocol, slide_ids: Sequence[str], patient_ids: Seque
         With fewer than two patients or slides, or with slides that appear twice.
     """
     _check_slides(slide_ids, patient_ids)
+    if len(slide_ids) < 2:
+        raise ProtocolError(_too_few(protocol, slide_ids, patient_ids))
+    folds = SPLITS[protocol.split](protocol, slide_ids, patient_ids)
+    for fold in folds:
+        check_fold(fold, patient_ids, protocol=protocol)
+    return folds
+
+
+def leave_one_out(protocol: Protocol, slide_ids: Sequence[str], patient_ids: Sequence[str]) -> tuple[Fold, ...]:
+    """A fold for each patient, or for each slide.
+
+    Raises
+    ------
+    ProtocolError
+        With one patient or slide only, or one that is called like the average over folds.
+    """
     groups = _grouped(patient_ids if protocol.split == "patient" else slide_ids)
     if ALL in groups:
         msg = f"A {protocol.split} is called {ALL!r}, the name of the average over folds; rename it in the manifest."
         raise ProtocolError(msg)
     if len(groups) < 2:
         raise ProtocolError(_too_few(protocol, slide_ids, patient_ids))
-    folds = tuple(
+    return tuple(
         Fold(name=name, train=tuple(sorted(set(range(len(slide_ids))) - set(test))), test=test)
         for name, test in groups.items()
     )
-    for fold in folds:
-        check_fold(fold, patient_ids, protocol=protocol)
-    return folds
 
 
-def check_fold(fold: Fold, patient_ids: Sequence[str], *, protocol: Protocol) -> None:
-    """Refuse a fold that tests on what it trained on.
-
-    Parameters
-    ----------
-    fold
-        Positions in the list of slides.
-    patient_ids
-        The patient of each slide in that list.
-    protocol
-        Where its split is ``"patient"``, a patient may not span train and test.
-
-    Raises
-    ------
-    ProtocolError
-        Where train or test is empty, a slide is in both, or a patient spans them.
-    """
-    if not fold.train or not fold.test:
-        msg = (
-            f"Fold {fold.name!r} has {len(fold.train)} training and {len(fold.test)} test slides; both need at least "
-            "one. Give it slides on both sides."
-        )
-        raise ProtocolError(msg)
-    shared_slides = sorted(set(fold.train) & set(fold.test))
-    if shared_slides:
-        msg = f"Fold {fold.name!r} has slides {shared_slides} in train and in test; take them out of one."
-        raise ProtocolError(msg)
-    if protocol.split != "patient":
-        return
-    shared = sorted({patient_ids[i] for i in fold.train} & {patient_ids[i] for i in fold.test})
-    if shared:
-        msg = (
-            f"Fold {fold.name!r} has patient {', '.join(shared)} in train and in test, which protocol "
-            f"{protocol.name!r} refuses; put all slides of a patient on one side, or use --protocol strict-slide, "
-            "which says what it leaks."
-        )
-        raise ProtocolError(msg)
+SPLITS: dict[Split, Callable[[Protocol, Sequence[str], Sequence[str]], tuple[Fold, ...]]] = {
+    "patient": leave_one_out,
+    "slide": leave_one_out,
+    "slide-kfold": folds_of_slides,
+    "slide-shuffle": shuffled_shares,
+    "one-slide-a-patient": one_slide_a_patient,
+}
 
 
 def inner_selection(slide_ids: Sequence[str], patient_ids: Sequence[str]) -> InnerSelection:
@@ -184,7 +160,8 @@ def _check_slides(slide_ids: Sequence[str], patient_ids: Sequence[str]) -> None:
 
 
 def _too_few(protocol: Protocol, slide_ids: Sequence[str], patient_ids: Sequence[str]) -> str:
-    needs = f"Protocol {protocol.name!r} leaves one {protocol.split} out and needs at least two; there"
+    does = f"leaves one {protocol.split} out" if protocol.split in ("patient", "slide") else "splits slides"
+    needs = f"Protocol {protocol.name!r} {does} and needs at least two; there"
     if len(slide_ids) < 2:
         found = _listed(slide_ids) if slide_ids else "none"
         return f"{needs} is only {len(slide_ids)} slide ({found}). Add slides with counts to the store."

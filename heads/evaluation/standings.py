@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from ...store.errors import ProtocolError
 from .comparison import Comparison, Record
-from .leaderboard_rows import Row, kind_of, rows_of
+from .detail import Ceiling, HeadDetail
+from .leaderboard_rows import HEADLINE_FIELD, Row, kind_of, rows_of, with_mode
 from .numerals import DASH
-from .protocols import Protocol
+from .protocol_record import Protocol
+from .scores import SCORE_RULES
 
 Features = tuple[str, str]
 
@@ -25,6 +28,12 @@ class Standing:
         What the heads read.
     heads, controls, diagnostics
         Its rows.
+    score
+        The field of the score that ranks.
+    details
+        What is known of a row beyond its records, by its label.
+    ceiling
+        How far the within-slide score can reach, None where it was not estimated.
     """
 
     protocol_name: str
@@ -34,6 +43,9 @@ class Standing:
     heads: tuple[Row, ...]
     controls: tuple[Row, ...]
     diagnostics: tuple[Row, ...]
+    score: str = HEADLINE_FIELD
+    details: Mapping[str, HeadDetail] = field(default_factory=dict)
+    ceiling: Ceiling | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -55,10 +67,11 @@ def standings(comparison: Comparison) -> tuple[Standing, ...]:
     Raises
     ------
     ProtocolError
-        Where two aggregates of one head cannot be told apart.
+        Where two aggregates of one head cannot be told apart, or a protocol ranks by a score of which lower is better.
     """
-    protocols = {protocol.name: protocol for protocol in comparison.protocols}
-    names = dict.fromkeys([*protocols, *(str(record.get("protocol")) for record in comparison.records)])
+    names = dict.fromkeys(
+        [*(one.name for one in comparison.protocols), *(str(record.get("protocol")) for record in comparison.records)]
+    )
     boards = []
     for name in names:
         records = [record for record in comparison.records if str(record.get("protocol")) == name]
@@ -67,12 +80,15 @@ def standings(comparison: Comparison) -> tuple[Standing, ...]:
         shared = _first_of_each([record for record in records if _features(record) not in features])
         for key in features:
             own = [record for record in records if _features(record) == key]
-            boards.append(_standing(own + shared, key, name=name, protocol=protocols.get(name)))
+            boards.append(_standing(own + shared, key, name=name, comparison=comparison))
     return tuple(boards)
 
 
-def _standing(records: Sequence[Record], features: Features, *, name: str, protocol: Protocol | None) -> Standing:
-    rows = sorted(rows_of(records), key=lambda row: (row.score is None, -(row.score or 0.0)))
+def _standing(records: Sequence[Record], features: Features, *, name: str, comparison: Comparison) -> Standing:
+    protocol = next((one for one in comparison.protocols if one.name == name), None)
+    score = _ranking(protocol)
+    rows = sorted(rows_of(records, field=score), key=lambda row: (row.score is None, -(row.score or 0.0)))
+    details = {detail.line: detail for detail in comparison.details}
     return Standing(
         protocol_name=name,
         protocol=protocol,
@@ -81,7 +97,25 @@ def _standing(records: Sequence[Record], features: Features, *, name: str, proto
         heads=tuple(row for row in rows if row.kind == "head"),
         controls=tuple(row for row in rows if row.kind == "control"),
         diagnostics=tuple(row for row in rows if row.kind == "diagnostic"),
+        score=score,
+        details={row.label: details[_line(row, name)] for row in rows if _line(row, name) in details},
+        ceiling=next((one for one in comparison.ceilings if one.protocol == name), None),
     )
+
+
+def _ranking(protocol: Protocol | None) -> str:
+    """The field that ranks; every floor and margin of the report takes higher for better."""
+    score = HEADLINE_FIELD if protocol is None else protocol.score
+    if score in SCORE_RULES and SCORE_RULES[score].better == "low":
+        msg = f"Leaderboards rank by a score of which higher is better; {score} is none. Name a correlation in `score`."
+        raise ProtocolError(msg)
+    return score
+
+
+def _line(row: Row, protocol: str) -> tuple[str, str, str, str]:
+    """The line of a row, as `lines.line_of_record` names it."""
+    record = row.folds[0] if row.folds else row.aggregate
+    return protocol, str(record.get("backbone")), str(record.get("views")), with_mode(record)
 
 
 def _features(record: Record) -> Features:

@@ -54,6 +54,14 @@ def cp10k_log1p(
     CohortError
         Where a count is negative or not finite, or there is not one total per spot.
     """
+    total = _checked_total(counts, total)
+    scale = np.divide(COUNTS_PER, total, out=np.zeros_like(total), where=total > 0)
+    kept = counts if genes is None else counts[:, genes]
+    return log1p_scaled(kept, scale)
+
+
+def _checked_total(counts: sparse.csr_matrix, total: Floats | None) -> Floats:
+    """Totals as float64 (n_spots,), those of the counts where none are given."""
     seen = depth(counts)
     total = seen if total is None else np.asarray(total, dtype=np.float64)
     # A total below the counts it should contain was taken over other genes, or of other spots.
@@ -63,24 +71,49 @@ def cp10k_log1p(
             "measured genes, which is at least the sum of its row."
         )
         raise CohortError(msg)
-    scale = np.divide(COUNTS_PER, total, out=np.zeros_like(total), where=total > 0)
-    kept = counts if genes is None else counts[:, genes]
-    target = sparse.csr_matrix(kept, dtype=np.float64, copy=True)
+    return total
+
+
+def median_log1p(counts: sparse.csr_matrix, total: Floats, slide: Ints) -> sparse.csr_matrix:
+    """Return log1p(m * counts / total), m the median total of the spot's slide over spots with counts.
+
+    This is ``scanpy.pp.normalize_total`` without a target sum, then ``log1p``, slide by slide.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, CSR of shape (n_spots, n_genes).
+    total
+        Total count of each spot, (n_spots,), over whichever genes the scale is to be taken.
+    slide
+        Slide of each spot, (n_spots,).
+
+    Returns
+    -------
+    csr_matrix
+        float64 (n_spots, n_genes); zeros for a spot without counts.
+
+    Raises
+    ------
+    CohortError
+        Where a count is negative or not finite, or there is not one total per spot.
+    """
+    total = _checked_total(counts, total)
+    scale = np.zeros(len(slide))
+    for one in np.unique(slide):
+        rows = np.flatnonzero((slide == one) & (total > 0))
+        if len(rows):
+            scale[rows] = np.median(total[rows]) / total[rows]
+    return log1p_scaled(counts, scale)
+
+
+def log1p_scaled(counts: sparse.csr_matrix, scale: Floats) -> sparse.csr_matrix:
+    """Return log1p(scale * counts), one factor a spot, as a new float64 CSR of the shape of `counts`."""
+    target = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
     # Two entries for one cell of a matrix add up; log1p of each apart would not.
     target.sum_duplicates()
     target.data = np.log1p(target.data * np.repeat(scale, np.diff(target.indptr)))
     return target
-
-
-def slide_profile(counts: sparse.csr_matrix, *, genes: Ints | Bools | None = None) -> Floats:
-    """Return the mean over one slide's spots of log1p(CP10K), float64 (n_kept,).
-
-    Rows of the matrix that `heg_ranking` takes; computed once per slide, it serves every fold.
-    """
-    if counts.shape[0] == 0:
-        msg = "A slide without spots has no mean expression; leave it out of the comparison."
-        raise CohortError(msg)
-    return np.asarray(cp10k_log1p(counts, genes=genes).mean(axis=0)).ravel()
 
 
 def median_depth(depth: Floats) -> float:

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from .aggregate import bootstrap_interval
+from .against_ridge import ridge_note
 from .leaderboard_rows import Row
 from .numerals import plural, range_text, score_text
+from .paired import paired_values
 from .standings import Standing
 
 Outcome = Literal["beats", "ahead", "unclear", "fails"]
@@ -48,7 +49,8 @@ def verdict(standing: Standing) -> Verdict:
     best = scored[0]
     assert best.score is not None
     field = _field(len(scored), best)
-    notes = [_selection_note(len(scored))] if len(scored) > 1 else []
+    notes = [ridge_note(best, scored)]
+    notes += [_selection_note(len(scored))] if len(scored) > 1 else []
     notes += [f"Mind what {standing.protocol_name} leaks: {leak}." for leak in _leaks(standing)]
     floor = standing.floor
     if floor is None:
@@ -106,17 +108,16 @@ def _certainty(best: Row, controls: Sequence[Row]) -> tuple[Outcome, tuple[str, 
     patients = [patient for patient in best.per_patient if patient in floor]
     if not patients:
         return "unclear", ("There are no scores per patient, so nothing says how steady the margin is.",)
-    differences = np.array([best.per_patient[patient] - floor[patient] for patient in patients])  # (n_patients,)
-    ahead = int((differences > 0).sum())
-    note = f"It is ahead of every control for {ahead} of {plural(len(patients), 'patient')}."
-    interval = bootstrap_interval(differences, patients)
-    if interval is None:
+    ours, theirs = (np.array([scores[patient] for patient in patients]) for scores in (best.per_patient, floor))
+    pair = paired_values(ours, theirs, patients)
+    note = f"It is ahead of every control for {pair.wins} of {plural(len(patients), 'patient')}."
+    if pair.interval is None:
         few = f"{note} That is no ground for an interval, so nothing is settled: more known patients are needed."
-        return ("ahead" if ahead == len(patients) else "unclear"), (few,)
-    sure = interval[0] > 0
+        return ("ahead" if pair.wins == len(patients) else "unclear"), (few,)
+    sure = pair.interval[0] > 0
     chance = "" if sure else " It includes 0: the margin may be chance."
-    mean = score_text(float(differences.mean()))
-    words = f"{note} The mean margin over patients is {mean} (95 % interval {range_text(*interval)}).{chance}"
+    mean, limits = score_text(pair.difference), range_text(*pair.interval)
+    words = f"{note} The mean margin over patients is {mean} (95 % interval {limits}).{chance}"
     return ("beats" if sure else "unclear"), (words,)
 
 

@@ -1,0 +1,122 @@
+"""Cells of a comparison on disk, so that one that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...store.atomic import atomic_path
+from ...store.table import Table
+
+log = logging.getLogger(__name__)
+
+VERSIONS = ("torch", "numpy", "scipy", "scikit-learn", "scanpy")
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a head on a fold gave: all that a record needs beside the scores.
+
+    Attributes
+    ----------
+    prediction
+        (n_test, n_panel) float32, the slide's offset put back.
+    """
+
+    prediction: NDArray[np.float32]
+    options: dict[str, Any]
+    chosen: dict[str, Any]
+    parameters: int
+    fit_seconds: float
+    predict_seconds: float
+
+
+class CellFolder:
+    """Trained cells by what they were trained from; a folder of files that may be deleted at any time.
+
+    A file's name is a digest over everything that shapes a prediction: head and mode, seed, protocol, slides of the
+    fold, fingerprints of the features, spots and counts, the code of heads and store, the versions of the libraries.
+    Whatever changes makes another name, so nothing stale is ever taken.
+
+    Parameters
+    ----------
+    folder
+        Made when a cell is saved; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self.taken = 0
+
+    def load(self, identity: Mapping[str, Any]) -> Trained | None:
+        """A cell that was trained before, or None."""
+        path = self._path(identity)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                prediction, words = file["prediction"], json.loads(str(file["words"]))
+            trained = Trained(prediction=prediction, **words)
+        except (*DAMAGED, TypeError) as error:
+            log.warning("%s is damaged (%s): this cell is trained again", path, error)
+            return None
+        self.taken += 1
+        return trained
+
+    def save(self, identity: Mapping[str, Any], trained: Trained) -> None:
+        """Keep a cell, whole or not at all."""
+        path = self._path(identity)
+        if path is None:
+            return
+        words = {name: value for name, value in asdict(trained).items() if name != "prediction"}
+        buffer = io.BytesIO()
+        np.savez(buffer, prediction=trained.prediction, words=np.array(json.dumps(words, default=_plain)))
+        with atomic_path(path) as partial:
+            partial.write_bytes(buffer.getvalue())
+
+    def _path(self, identity: Mapping[str, Any]) -> Path | None:
+        if self._folder is None:
+            return None
+        text = json.dumps(identity, sort_keys=True, default=str)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+
+
+def _plain(value: object) -> object:
+    """Numbers of numpy as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    msg = f"a head chose a {type(value).__name__}; wanted numbers and words"
+    raise TypeError(msg)
+
+
+def data_digest(table: Table) -> str:
+    """Digest of the spots of a comparison: who they are, where they lie, whose they are, and their counts."""
+    assert table.counts is not None and table.depth is not None
+    digest = hashlib.sha256(json.dumps([table.slide_ids, table.patient_ids, list(map(str, table.genes))]).encode())
+    arrays = (table.slide, table.row, table.center_um, table.depth, table.array)
+    for part in (*arrays, table.counts.indptr, table.counts.indices, table.counts.data):
+        if part is not None:
+            digest.update(str(part.dtype).encode() + np.ascontiguousarray(part).tobytes())
+    digest.update("\n".join(table.barcode.tolist()).encode())
+    return digest.hexdigest()
+
+
+def code_digest() -> str:
+    """Digest of the code of heads and store, and of the versions of the libraries under them."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256(json.dumps({name: version(name) for name in VERSIONS}).encode())
+    for path in sorted(path for room in ("heads", "store") for path in (root / room).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

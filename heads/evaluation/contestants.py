@@ -1,0 +1,75 @@
+"""Who takes part in a comparison: a head in one of its modes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...store.errors import HeadError
+from ..contract import Head
+from ..registry import HEADS, HeadEntry, make_head, resolve_heads
+from .protocol_record import Protocol
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A head in one mode; `ridge:hest` on the command line."""
+
+    head: str
+    mode: str = DEFAULT
+
+    @property
+    def label(self) -> str:
+        """As in the tables: `ridge`, or `ridge (hest)`."""
+        return self.head if self.mode == DEFAULT else f"{self.head} ({self.mode})"
+
+    @property
+    def entry(self) -> HeadEntry:
+        """Of the registry."""
+        return HEADS[self.head]
+
+    def make(self, seed: int) -> Head:
+        """Construct the head, seeded where it takes a seed.
+
+        Raises
+        ------
+        HeadError
+            If the head has no such mode.
+        """
+        options: dict[str, object] = {} if self.mode == DEFAULT else {"mode": self.mode}
+        if "seed" in inspect.signature(type(make_head(self.head)).__init__).parameters:
+            options["seed"] = seed
+        return make_head(self.head, **options)
+
+
+def contestants(names: Sequence[str], protocol: Protocol) -> tuple[Contestant, ...]:
+    """Heads asked for, the paper's own modes of them that a protocol adds, and every control, without repeats.
+
+    Parameters
+    ----------
+    names
+        Heads, `all`, or `head:mode`.
+
+    Raises
+    ------
+    HeadError
+        If a head is unknown.
+    """
+    modes = [_parsed(name) for name in names if ":" in name]
+    plain = [name for name in names if ":" not in name]
+    heads = resolve_heads(plain) if plain else ()
+    added = [Contestant(head, mode) for head, mode in protocol.modes if head in heads]
+    controls = [Contestant(name) for name, entry in HEADS.items() if entry.control]
+    return tuple(dict.fromkeys([*map(Contestant, heads), *modes, *added, *controls]))
+
+
+def _parsed(name: str) -> Contestant:
+    head, mode = name.split(":", 1)
+    resolve_heads([head])
+    if not mode or head == "all":
+        msg = f"{name!r} is no head in a mode: write HEAD:MODE, such as ridge:hest"
+        raise HeadError(msg)
+    return Contestant(head, mode)

@@ -1,0 +1,59 @@
+"""What a reader needs to run a comparison again."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from ...store.naming import FeatureKey
+from ...store.store import Store
+from ...store.table import Table
+from .feature_sets import FeatureSet
+
+if TYPE_CHECKING:
+    from .compare import CompareOptions
+
+VERSIONS = ("tissuary", "torch", "numpy", "scipy", "scikit-learn", "scanpy")
+
+
+def provenance(store: Store, table: Table, sets: Sequence[FeatureSet], *, options: CompareOptions) -> dict[str, object]:
+    """Store, command, fingerprints, licences, versions and machine of a comparison."""
+    keys = tuple(dict.fromkeys(key for one in sets for key in one.keys))
+    headers = {key: store.header(key, table.slide_ids[0], patches=options.patches) for key in keys}
+    return {
+        "store": store.path.name,
+        "command": command(store, options),
+        "spots": len(table),
+        "slides": len(table.slide_ids),
+        "patches": options.patches,
+        "fingerprints": {key: header.fingerprint for key, header in headers.items()},
+        "licences": {FeatureKey.parse(key).encoder: header.record.get("licence") for key, header in headers.items()},
+        "upsampling": {key: round(header.upsampling, 3) for key, header in headers.items()},
+        "seed": options.seed,
+        "versions": {name: version(name) for name in VERSIONS},
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def command(store: Store, options: CompareOptions) -> str:
+    """The command line that makes the same comparison."""
+    words = ["tissuary compare", store.path.name, "--heads", *options.heads, "--protocol", *options.protocols]
+    if options.backbones:
+        words += ["--backbone", *options.backbones]
+    if len(options.view_sets) == 1:
+        words += ["--views", *options.view_sets[0]]
+    elif options.view_sets:
+        words += ["--view-sets", *("+".join(views) for views in options.view_sets)]
+    for name, value in (
+        ("--standardise", options.standardise),
+        ("--centring", options.centring),
+        ("--spot-weight", options.spot_weight),
+        ("--panel", "LIST" if isinstance(options.panel, tuple) else options.panel),
+        ("--panel-size", options.panel_size),
+    ):
+        words += [] if value is None else [name, str(value)]
+    return " ".join([*words, "--seed", str(options.seed)])

@@ -1,0 +1,158 @@
+"""Highly variable genes: scanpy's own verdict, most variable first, ties by name."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from ...store.arrays import Bools, Floats, Ints, Strings
+from ...store.errors import MissingDependencyError, ProtocolError
+
+if TYPE_CHECKING:
+    import pandas
+
+TIE_DECIMALS = 9
+MIN_LOESS_GENES = 20
+"""Below, scikit-misc's loess fails, and with three genes it ends the process."""
+
+
+def slides_that_vary(expression: Floats | sparse.csr_matrix, slide: Ints) -> Bools:
+    """Mask of the spots whose slide has at least one gene that varies, (n_spots,).
+
+    A dispersion needs variance: on a slide of one spot, or of equal ones, scanpy has nothing to rank.
+
+    Raises
+    ------
+    ProtocolError
+        Where that leaves no slide.
+    """
+    usable = np.zeros(len(slide), dtype=bool)
+    for one in np.unique(slide):
+        rows = np.flatnonzero(slide == one)
+        part = expression[rows]
+        low, high = part.min(axis=0), part.max(axis=0)  # (n_genes,), or sparse (1, n_genes)
+        usable[rows] = (high != low).nnz > 0 if sparse.issparse(part) else bool((high > low).any())
+    if not usable.any():
+        msg = "No slide has two spots that differ, so no gene is variable; choose genes on slides with more spots."
+        raise ProtocolError(msg)
+    return usable
+
+
+def top_dispersion(expression: Floats | sparse.csr_matrix, names: Strings, slide: Ints, *, size: int) -> Ints:
+    """Return the genes of highest normalised dispersion, most variable first, ties by name.
+
+    This is ``scanpy.pp.highly_variable_genes(flavor="seurat", batch_key=slide)``: variance over mean of the counts,
+    standardised within twenty bins of the mean (Satija et al. 2015, Nat Biotechnol 33:495).
+
+    Parameters
+    ----------
+    expression
+        Natural log1p values, (n_spots, n_genes), dense or CSR; every slide of them varies (`slides_that_vary`).
+    names
+        Names of the columns, (n_genes,), all different.
+    slide
+        Slide of each spot, (n_spots,): genes rank by the number of slides on which they are among the `size` most
+        dispersed, and by their mean normalised dispersion after that.
+    size
+        How many genes to take; all of them where there are fewer.
+
+    Notes
+    -----
+    Two genes alone in a bin are both 0.7071 from its mean, but for rounding. Such ties go by name here, and by the
+    last digit in scanpy, where the order of spots and slides can turn them.
+    """
+    table = _verdict(expression, names, slide, flavor="seurat", n_top_genes=size)
+    dispersion = np.nan_to_num(table["dispersions_norm"].to_numpy(dtype=np.float64), nan=-np.inf).round(TIE_DECIMALS)
+    order: Ints = np.lexsort((names, -dispersion, -table["highly_variable_nbatches"].to_numpy()))
+    return order[:size]
+
+
+def flagged(expression: sparse.csr_matrix, names: Strings, *, size: int) -> Bools:
+    """Mask of the genes that scanpy's default call flags, (n_genes,): more than `size` where several tie at the cut."""
+    table = _verdict(expression, names, None, flavor="seurat", n_top_genes=size)
+    return np.asarray(table["highly_variable"], dtype=bool)
+
+
+def top_loess(counts: sparse.csr_matrix, names: Strings, slide: Ints, *, size: int) -> Ints:
+    """Return the genes of highest variance of clipped, standardised counts, most variable first, ties by name.
+
+    This is ``scanpy.pp.highly_variable_genes(flavor="seurat_v3", batch_key=slide)``: the expected standard deviation
+    comes from a loess of log variance on log mean, slide by slide (Stuart et al. 2019, Cell 177:1888); genes rank by
+    their median rank over the slides on which they are among the `size` first.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, CSR (n_spots, n_genes); every slide of them varies (`slides_that_vary`).
+    names
+        Names of the columns, (n_genes,).
+    slide
+        Slide of each spot, (n_spots,).
+    size
+        How many genes to take.
+
+    Raises
+    ------
+    ProtocolError
+        Where a slide has too few genes that vary, or the loess fails.
+    MissingDependencyError
+        Without scikit-misc.
+    """
+    if find_spec("skmisc") is None:
+        msg = "Scanpy fits this rule's loess with scikit-misc, which is not installed; run: pip install scikit-misc"
+        raise MissingDependencyError(msg)
+    _check_loess_genes(counts, slide)
+    by_name = np.argsort(names)  # scanpy's ranks follow the order of columns where values tie
+    try:
+        table = _verdict(counts[:, by_name], names[by_name], slide, flavor="seurat_v3", n_top_genes=size)
+    except ValueError as error:  # raised by the Fortran behind the loess
+        msg = f"The loess of variance on mean failed on a slide ({error}). Choose the panel rule hvg, which needs none."
+        raise ProtocolError(msg) from error
+    rank = table["highly_variable_rank"].to_numpy(dtype=np.float64)  # NaN where a gene is nowhere among the first
+    order = np.lexsort((-table["highly_variable_nbatches"].to_numpy(), np.nan_to_num(rank, nan=np.inf)))
+    chosen: Ints = by_name[order[table["highly_variable"].to_numpy(dtype=bool)[order]]]
+    return chosen
+
+
+def _check_loess_genes(counts: sparse.csr_matrix, slide: Ints) -> None:
+    for one in np.unique(slide):
+        part = counts[np.flatnonzero(slide == one)]
+        varying = (part.max(axis=0) != part.min(axis=0)).nnz
+        if varying < MIN_LOESS_GENES:
+            msg = (
+                f"{varying} genes vary on slide {one}, too few for a loess of variance on mean, which needs "
+                f"{MIN_LOESS_GENES}. Choose the panel rule hvg, which needs none."
+            )
+            raise ProtocolError(msg)
+
+
+def _verdict(
+    values: Floats | sparse.csr_matrix, names: Strings, slide: Ints | None, *, flavor: str, n_top_genes: int
+) -> pandas.DataFrame:
+    """Scanpy's table, one line a gene in the order of `names`."""
+    options: dict[str, Any] = {"flavor": flavor, "n_top_genes": n_top_genes, "inplace": False}
+    try:
+        import anndata
+        import scanpy
+    except ImportError as error:
+        msg = f"Variable genes are ranked with scanpy, which cannot be imported ({error}); run: pip install scanpy"
+        raise MissingDependencyError(msg) from error
+    table = anndata.AnnData(values, var={"var_names": [str(name) for name in names]})
+    if slide is not None:
+        table.obs["slide"] = [str(one) for one in slide]
+        options["batch_key"] = "slide"
+    with warnings.catch_warnings():
+        # A slide that expresses fewer genes than wanted nominates all of them: scanpy's rule, and no news to a user.
+        warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
+        try:
+            return scanpy.pp.highly_variable_genes(table, **options)
+        except IndexError as error:  # it takes the last of an empty list of dispersions
+            msg = (
+                "Scanpy finds no dispersion on a slide: its genes are all alike, or hardly any is seen. Leave slides "
+                "of few spots or counts out."
+            )
+            raise ProtocolError(msg) from error

@@ -1,0 +1,134 @@
+"""Comparisons that stop and go on, several sets of features, and heads in modes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tissuary.heads import CompareOptions, compare
+from tissuary.heads.evaluation.contestants import Contestant, contestants
+from tissuary.heads.evaluation.protocols import get_protocol
+from tissuary.heads.ridge import Ridge
+from tissuary.store import Store
+from tissuary.store.errors import HeadError
+from tissuary.store.expression import read_expression, write_expression
+from tissuary.store.patch_file import read_patches
+from tissuary.store.schema import expression_path, patches_path
+
+SLIDES = {f"{p}1": (p, 25) for p in "ABCD"}
+TIMES = {"fit_seconds", "predict_seconds"}
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(SLIDES, views=("20x", "5x"))
+
+
+@pytest.fixture
+def options(tmp_path):
+    return CompareOptions(heads=("ridge",), cells=tmp_path / "cells")
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """How often ridge was trained, `shuffled` included."""
+    done, fit = [], Ridge.fit
+
+    def counted(self, table):
+        done.append(table.slide_ids)
+        return fit(self, table)
+
+    monkeypatch.setattr(Ridge, "fit", counted)
+    return done
+
+
+def without_times(comparison):
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in comparison.records]
+
+
+def test_a_comparison_that_was_run_before_trains_nothing_and_gives_the_same(store, options, fits):
+    first = compare(store, options=options)
+    trained = len(fits)
+    assert trained > 0
+    second = compare(store, options=options)
+    assert len(fits) == trained
+    assert second.records == first.records  # times included: they are those of the training
+    assert without_times(first) == without_times(compare(store, options=replace(options, cells=None)))
+
+
+def test_a_comparison_that_was_stopped_trains_only_what_is_missing(store, options, fits, monkeypatch):
+    whole = without_times(compare(store, options=replace(options, cells=None)))
+    in_all = len(fits)
+    fits.clear()
+    counted = Ridge.fit
+
+    def stopped(self, table):
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+        return counted(self, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            compare(store, options=options)
+    assert len(fits) == 3
+    assert without_times(compare(store, options=options)) == whole
+    assert len(fits) == in_all
+
+
+def test_cells_are_not_taken_when_counts_seed_or_protocol_changed(store, options, fits):
+    compare(store, options=options)
+    before = len(fits)
+    compare(store, options=replace(options, seed=5))
+    compare(store, options=replace(options, standardise="none"))
+    assert len(fits) == 3 * before
+    path = expression_path(store.path, "A1")
+    changed = read_expression(path)
+    changed.counts[0, 0] += 1
+    path.unlink()
+    write_expression(path, changed, read_patches(patches_path(store.path, "A1")), slide_id="A1")
+    compare(Store(store.path), options=options)
+    assert len(fits) == 4 * before
+
+
+def test_damaged_cells_are_trained_again(store, options, fits, caplog):
+    first = compare(store, options=options)
+    before = len(fits)
+    for path in options.cells.iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    again = compare(store, options=options)
+    assert len(fits) == 2 * before
+    assert "is damaged" in caplog.text
+    assert without_times(again) == without_times(first)
+
+
+def test_every_set_of_features_is_compared_on_the_same_folds(store, options):
+    sets = ((), ("20x",), ("5x",))
+    found = compare(store, options=replace(options, view_sets=sets))
+    ridge = {r["views"]: r for r in found.records if (r["head"], r["fold"]) == ("ridge", "all")}
+    assert set(ridge) == {"20x+5x", "20x", "5x"}
+    assert len({r["n_test"] for r in ridge.values()}) == 1
+    assert ridge["20x+5x"]["pcc_slide_mean"] > ridge["20x"]["pcc_slide_mean"]  # each view carries its own signal
+    mean = [r for r in found.records if (r["head"], r["fold"]) == ("mean", "all")]
+    assert [(r["backbone"], r["views"]) for r in mean] == [(None, None)]  # it reads no features: once for all
+    alone = compare(store, options=replace(options, view_sets=(("5x",),)))
+    (one,) = [r for r in alone.records if (r["head"], r["fold"]) == ("ridge", "all")]
+    assert one["pcc_slide_mean"] == pytest.approx(ridge["5x"]["pcc_slide_mean"], abs=1e-9)
+
+
+def test_modes_are_contestants_of_their_own():
+    strict, hest = get_protocol("strict"), get_protocol("hest-bench/a1")
+    assert Contestant("ridge", "hest").label == "ridge (hest)"
+    assert contestants(["knn", "ridge:hest"], strict)[:2] == (Contestant("knn"), Contestant("ridge", "hest"))
+    assert contestants(["ridge"], hest)[:2] == (Contestant("ridge"), Contestant("ridge", "hest"))
+    with pytest.raises(HeadError, match="there is no head 'ridgy'"):
+        contestants(["ridgy:hest"], strict)
+    with pytest.raises(HeadError, match="HEAD:MODE"):
+        contestants(["ridge:"], strict)
+
+
+def test_a_mode_that_a_head_does_not_have_is_named(store, options):
+    found = compare(store, options=replace(options, heads=("ridge", "knn:paper")))
+    (skipped,) = [reason for label, reason in found.skipped if label == "knn (paper) (strict)"]
+    assert "mode" in skipped
+    assert np.isfinite([r["pcc_slide_mean"] for r in found.records if r["head"] == "ridge"]).all()
