@@ -47,6 +47,9 @@ def compare(
         typer.Option("--panel", help="A rule for genes, or a file that lists them, in place of the protocol's."),
     ] = None,
     panel_size: Annotated[int | None, typer.Option("--panel-size", help="How many genes the rule takes.")] = None,
+    genes: Annotated[
+        list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train everything anew, and take no cell of an earlier comparison.")
@@ -70,6 +73,7 @@ def compare(
         panel=_panel(panel),
         panel_size=panel_size,
         seed=seed,
+        genes=tuple(genes or ()),
         cells=None if fresh else out / "cells",
     )
     comparison = run(store, options, out=out)

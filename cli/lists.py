@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..store.errors import InvalidNameError
 from ..store.naming import feature_key
@@ -17,12 +18,13 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
     A value belongs to the list only if it reads as one of its kind, so that a positional argument after the list is
     not swallowed.
     """
+    belongs = next((_BELONGS_TO[verb] for verb in arguments if verb in _BELONGS_TO), _BELONGS)
     out: list[str] = []
     current: str | None = None
     values = 0
     for argument in arguments:
         if argument.startswith("-"):
-            current, values = (argument, 0) if argument in _BELONGS else (None, 0)
+            current, values = (argument, 0) if argument in belongs else (None, 0)
             out.append(argument)
             continue
         if current is not None:
@@ -30,7 +32,7 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
                 out.append(argument)
                 values = 1
                 continue
-            if _BELONGS[current](argument):
+            if belongs[current](argument):
                 out += [current, argument]
                 continue
             current = None
@@ -76,6 +78,11 @@ def _is_protocol(text: str) -> bool:
     return text in PROTOCOLS
 
 
+def _is_word(text: str) -> bool:
+    """No path, as far as one can see: what a store calls things is not known before it is opened."""
+    return not _PATHLIKE.search(text) and not Path(text).exists()
+
+
 _BELONGS: dict[str, Callable[[str], bool]] = {
     "--views": _is_view,
     "--view-sets": lambda text: all(map(_is_view, text.split("+"))),
@@ -85,4 +92,6 @@ _BELONGS: dict[str, Callable[[str], bool]] = {
     "--backbone": _is_backbone,
     "--heads": _is_head,
     "--protocol": _is_protocol,
+    "--genes": _is_word,
 }
+_BELONGS_TO: dict[str, dict[str, Callable[[str], bool]]] = {"compare": {**_BELONGS, "--backbone": _is_word}}

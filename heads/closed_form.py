@@ -103,10 +103,16 @@ class RidgePath:
         coefficients: Floats = self.basis @ (self.projected / (self.spectrum + alpha)[:, None])
         return coefficients
 
+    def single(self) -> RidgePath:
+        """The same in float32: six digits in half the time, enough to score penalties."""
+        basis, spectrum, projected = (part.astype(np.float32) for part in (self.basis, self.spectrum, self.projected))
+        return replace(self, basis=basis, spectrum=spectrum, projected=projected)
+
     def predict(self, x: Floats, alphas: tuple[float, ...]) -> list[Floats]:
         """Predictions (m, g) for each alpha; rows are projected once."""
         basis, projected = torch.from_numpy(self.basis), torch.from_numpy(self.projected)
-        rotated = torch.from_numpy(np.asarray(x, dtype=np.float64) - self.x_mean) @ basis  # (m, r)
+        centred = torch.from_numpy(np.asarray(x - self.x_mean, dtype=self.basis.dtype))
+        rotated = centred @ basis  # (m, r)
         shrunk = [torch.from_numpy(self.spectrum + alpha)[:, None] for alpha in alphas]
         return [(rotated @ (projected / one)).numpy() + self.y_mean for one in shrunk]
 

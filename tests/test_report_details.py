@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from scipy.stats import linregress, pearsonr
 
 from tissuary.heads.evaluation.aggregate import ScoredFold
 from tissuary.heads.evaluation.calibration import calibration
+from tissuary.heads.evaluation.counts import SpotCounts
 from tissuary.heads.evaluation.detail import Calibration
 from tissuary.heads.evaluation.gene_maps import HeldOut, gene_maps, genes_without_map
 from tissuary.heads.evaluation.head_detail import head_detail, head_details
 from tissuary.heads.evaluation.metrics import score_fold
+from tissuary.heads.evaluation.protocol_ceiling import protocol_ceilings, target_of
+from tissuary.heads.evaluation.protocols import STRICT, STRICT_SLIDE
 from tissuary.store.errors import HeadError
 from tissuary.store.table import Table
 
@@ -139,6 +143,31 @@ def test_a_gene_that_is_constant_everywhere_has_no_score(held):
     flat = dataclasses.replace(one, truth=truth, scored=dataclasses.replace(one.scored, score=score))
 
     assert np.isnan(head_detail(LINE, [flat]).gene_pcc[2])
+
+
+def test_every_protocol_that_was_run_has_its_own_ceiling():
+    rng = np.random.default_rng(9)
+    share = np.exp(0.6 * rng.normal(size=(100, 4)))
+    array = np.stack(np.divmod(np.tile(np.arange(50), 2), 10), axis=1)
+    matrix = csr_matrix(rng.poisson(30 * share).astype(float))
+    slide = np.repeat([0, 1], 50)
+    depth = np.asarray(matrix.sum(axis=1)).ravel()
+    counts = SpotCounts(matrix, np.array(list("wxyz")), depth, slide, array * 200.0, array)
+    smooth = dataclasses.replace(STRICT, name="smooth", smoothing="all")
+    lines = {
+        (name, "toy", "20x", "ridge"): [held_out(["A1"], "wxy", seed=1), held_out(["B1"], "xyz", seed=2)]
+        for name in ("strict", "smooth")
+    }
+
+    found = protocol_ceilings((STRICT, smooth, STRICT_SLIDE), counts, lines)
+
+    # By hand, the mean over each spot's neighbours of the array that are on the same slide.
+    values = np.log1p(1e4 * matrix.toarray() / depth[:, None])
+    near = (np.abs(array[:, None] - array).max(axis=2) <= 1) & (slide[:, None] == slide)
+    np.testing.assert_allclose(target_of(smooth)(counts, np.arange(4)), near @ values / near.sum(axis=1)[:, None])
+    assert [(one.protocol, one.genes) for one in found] == [("strict", tuple("wxyz")), ("smooth", tuple("wxyz"))]
+    assert all(0.3 < one.counting_mean < 1.0 for one in found)
+    assert found[0].counting_mean != found[1].counting_mean
 
 
 def test_genes_asked_for_are_shown_where_they_were_predicted_and_others_named(held, make_store):

@@ -53,28 +53,20 @@ def plant(store, owner_of):
     return Store(store.path)
 
 
-@pytest.fixture
-def found(make_store, monkeypatch):
-    """Comparisons where the level is the patient's, so that it can be copied, and where it is the slide's own."""
-    monkeypatch.setitem(PROTOCOLS, "planted", PLANTED)
-    options = CompareOptions(heads=("knn",), protocols=("planted",))
-
-    def of(owner_of):
-        return compare(plant(make_store(SLIDES), owner_of), options=options)
-
-    leaky = of(lambda slide: slide[0])
-    return leaky, of
-
-
 def score(comparison, head, field):
     (record,) = [r for r in comparison.records if (r["head"], r["fold"]) == (head, "all")]
     return record[field]
 
 
-def test_a_patient_in_train_and_test_moves_the_pooled_score_alone(found, tmp_path):
-    leaky, of = found
+def test_a_patient_in_train_and_test_moves_the_pooled_score_alone_and_the_report_says_so(
+    make_store, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(PROTOCOLS, "planted", PLANTED)
+    options = CompareOptions(heads=("knn",), protocols=("planted",))
+    # The level is the patient's, so that it can be copied; or the slide's own.
+    leaky = compare(plant(make_store(SLIDES), lambda slide: slide[0]), options=options)
     (tmp_path / "store").rename(tmp_path / "leaky")
-    honest = of(lambda slide: slide)
+    honest = compare(plant(make_store(SLIDES), lambda slide: slide), options=options)
 
     # Who copies the other slide of the patient, blind to the spot, and who looks at spots as well.
     for head in ("patient-mean", "knn"):
@@ -83,11 +75,7 @@ def test_a_patient_in_train_and_test_moves_the_pooled_score_alone(found, tmp_pat
     assert score(leaky, "patient-mean", "pcc_slide_mean") == 0.0
     assert score(leaky, "knn", "pcc_slide_mean") > 0.4
 
-
-def test_the_report_says_what_of_the_pooled_score_is_copied(found):
-    page = report_html(found[0])
-
-    pooled = score(found[0], "patient-mean", "pcc_pooled")
-    assert pooled > 0.4
+    page = report_html(leaky)
+    assert score(leaky, "patient-mean", "pcc_pooled") > 0.4
     assert "predicts one value per gene for a whole slide: within slides it scores 0.000, pooled" in page
     assert "a patient&#x27;s level can be copied from them" in page

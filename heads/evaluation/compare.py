@@ -15,10 +15,13 @@ from .cell_files import CellFolder, code_digest, data_digest
 from .cells import CellPlan, run_cell, scored
 from .comparison import Comparison
 from .contestants import Contestant, contestants
+from .counts import SpotCounts
 from .feature_sets import FeatureSet, feature_sets
 from .folds import Fold
-from .gene_maps import gene_maps
+from .gene_maps import gene_maps, genes_without_map
+from .head_detail import head_details
 from .preparation import prepare, prepare_cohort
+from .protocol_ceiling import protocol_ceilings
 from .protocol_changes import with_panel, with_preprocessing
 from .protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
 from .protocols import get_protocol
@@ -51,6 +54,8 @@ class CompareOptions:
         A rule for genes, or their names, in place of the protocols' own.
     panel_size
         How many genes, in place of the protocols' own.
+    genes
+        Genes whose maps are drawn beside those of the best and a median one.
     cells
         Folder of trained cells: those of an earlier, perhaps unfinished comparison are taken, and new ones kept.
     """
@@ -66,6 +71,7 @@ class CompareOptions:
     panel: str | tuple[str, ...] | None = None
     panel_size: int | None = None
     seed: int = 0
+    genes: tuple[str, ...] = ()
     cells: Path | None = None
 
 
@@ -120,13 +126,18 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
     ]
     results = _run(plans, table, sets, options=options, progress=progress)
     results.add_aggregates()
+    score = protocols[0].score
+    maps = gene_maps(store, results.records, results.held_out, genes=options.genes, score=score)
+    missing = (*_missing_controls(results), *genes_without_map(options.genes, maps))
     return Comparison(
         protocols=protocols,
         records=tuple(results.records),
-        warnings=(*patient_warnings(table.patient_ids), *warnings, *_missing_controls(results)),
+        warnings=(*patient_warnings(table.patient_ids), *warnings, *missing),
         skipped=tuple((f"{line[-1]} ({line[0]})", reason) for line, reason in results.skipped.items()),
-        maps=gene_maps(store, results.records, results.held_out),
+        maps=maps,
         provenance=provenance(store, table, sets, options=options),
+        details=head_details(results.held_out),
+        ceilings=protocol_ceilings(protocols, SpotCounts.of(table), results.held_out, seed=options.seed),
     )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...store.arrays import Floats
+from ...store.arrays import Floats, Ints
 from ...store.errors import ProtocolError
 from .ceiling import TargetOf, counting_ceiling
 from .counts import SpotCounts
 from .defined import mean_of_defined
 from .detail import Ceiling
+from .gene_maps import HeldOut
+from .lines import Line
 from .other_genes import from_other_genes
+from .protocol_record import Protocol
+from .smoothing import smooth_3x3
+from .target_rules import get_target_rule
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,48 @@ class ScoredPanel:
 
     genes: tuple[str, ...]
     n_slides: int
+
+
+def protocol_ceilings(
+    protocols: Sequence[Protocol],
+    counts: SpotCounts,
+    held_out: Mapping[Line, Sequence[HeldOut]],
+    *,
+    seed: int = 0,
+) -> tuple[Ceiling, ...]:
+    """Return the ceiling lines of every protocol under which any head was scored.
+
+    Parameters
+    ----------
+    protocols
+        Those that were run.
+    counts
+        Raw counts of all slides that are compared.
+    held_out
+        Predictions of each line on all folds: every line of a protocol has the same folds and panels.
+    seed
+        Of the thinning.
+    """
+    ceilings = []
+    for protocol in protocols:
+        held = next((folds for line, folds in held_out.items() if line[0] == protocol.name), ())
+        panels = [ScoredPanel(one.test.panel, len(one.test.slide_ids)) for one in held]
+        if panels:
+            target = target_of(protocol)
+            ceilings.append(protocol_ceiling(protocol.name, counts, panels, target=target, seed=seed))
+    return tuple(ceilings)
+
+
+def target_of(protocol: Protocol) -> TargetOf:
+    """Return the transform of counts that a protocol predicts, its smoothing included."""
+    rule = get_target_rule(protocol.target).function
+    if protocol.smoothing == "none":
+        return rule
+
+    def smoothed(counts: SpotCounts, panel: Ints) -> Floats:
+        return smooth_3x3(rule(counts, panel), counts.array, counts.slide)
+
+    return smoothed
 
 
 def protocol_ceiling(

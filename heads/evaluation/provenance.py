@@ -56,4 +56,6 @@ def command(store: Store, options: CompareOptions) -> str:
         ("--panel-size", options.panel_size),
     ):
         words += [] if value is None else [name, str(value)]
+    if options.genes:
+        words += ["--genes", *options.genes]
     return " ".join([*words, "--seed", str(options.seed)])
