@@ -1,22 +1,24 @@
 """Whether `verify` finds and names every flipped byte, and opening refuses every file that was cut short.
 
-    python -m tissuary.benchmarks.flips [--flips 1000] [--truncations 200] [--seed 0]
+    python -m tissuary.benchmarks.flips [--flips 1000] [--outside 300] [--truncations 200] [--seed 0]
 
-A synthetic cohort is featurized (spots and two nested grids, two views, a token grid) and indexed. Then one byte of
-one dataset of one file is changed at a time: file, dataset and byte are drawn at random, strings by their references
-and by their text; a file of an index counts as one dataset. A flip is found when `verify` names the file and the
-dataset, and of features the block. Truncated files are opened through the readers and through a table; each must
-refuse with the store's own error. Every file is put back after its turn.
+A synthetic cohort is featurized (spots and two nested grids, two views, a token grid), features in float32 and in
+chunks are put beside them, and one key is indexed. Then one byte of one dataset of one file is changed at a time: file,
+dataset and byte are drawn at random, strings by their references and by their text; a file of an index counts as one
+dataset. A flip is found when `verify` names the file and the dataset, and of features the block. Flips outside datasets
+(headers, attributes, names) are counted apart: found, or without any effect on what h5py reads, or missed. Truncated
+files are opened through the readers and through a table; each must refuse with the store's own error. Every file is put
+back after its turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +32,22 @@ from ..store.catalog import load_catalog
 from ..store.catalog_file import CATALOG, COLUMNS
 from ..store.errors import StoreError
 from ..store.expression import read_expression
-from ..store.feature_file import read_features
+from ..store.feature_file import read_features, write_features
 from ..store.patch_file import read_patches
+from ..store.schema import FEATURES, create_h5, features_path
 from ..store.slide_file import read_slide, read_thumbnail
 from ..store.verify import verify_store
+from .h5_bytes import changed, everything_in, outside, rotten, spans_of
 
-Span = tuple[str, int, int]
-"""Dataset, and where in the file some of its bytes lie: offset and size."""
+KEY = "stain-texture@20x"
+KINDS = ("slides", "patches", "features", "expression")
 
 
 def main() -> None:
     """Make the store, flip, cut and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--outside", type=int, default=300)
     parser.add_argument("--truncations", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -53,12 +58,17 @@ def main() -> None:
         start = time.perf_counter()
         missed = [flip for flip in (flip_one(root, rng) for _ in range(options.flips)) if flip]
         seconds = time.perf_counter() - start
+        beside = Counter(flip_outside(root, rng) for _ in range(options.outside))
         opened = [cut for cut in (cut_one(root, rng) for _ in range(options.truncations)) if cut]
         assert not verify_store(root), "the store was not put back"
-    for line in (*missed, *opened):
+    for line in (*missed, *opened, *(line for line in beside if line.startswith("MISSED"))):
         print(line)
     found, refused = options.flips - len(missed), options.truncations - len(opened)
     print(f"{found} of {options.flips} flips found and named, {seconds / max(1, options.flips):.2f} s a whole verify")
+    print(
+        f"{options.outside} flips outside datasets: {beside['found']} found, {beside['no effect']} without effect on "
+        f"what is read, {options.outside - beside['found'] - beside['no effect']} missed"
+    )
     print(f"{refused} of {options.truncations} truncated files refused at opening")
     print(f"flips ratio={found / max(1, options.flips):.3f} goal=1.0")
     print(f"truncations ratio={refused / max(1, options.truncations):.3f} goal=1.0")
@@ -73,27 +83,42 @@ def make_store(folder: Path) -> Path:
     report = featurize(cohort, folder / "store", options=options)
     assert not report.failed, report.failed
     store = Store(folder / "store")
-    store.build_index("stain-texture@20x")
+    for slide_id in store.slide_ids:
+        add_other_layouts(store.path, slide_id, like=KEY)
+    store = Store(store.path)
+    store.build_index(KEY)
     assert store.entries
     return store.path
+
+
+def add_other_layouts(root: Path, slide_id: str, *, like: str) -> None:
+    """Features as featurize writes none of a small cohort: in float32, and in chunks, both of several blocks."""
+    header = replace(read_features(features_path(root, slide_id, key=like)).header, block_rows=8)
+    rows = len(read_patches(root / "patches" / "spots" / f"{slide_id}.h5"))
+    values = np.random.default_rng(rows).normal(size=(rows, 64)).astype(np.float32)
+    wide = features_path(root, slide_id, key="wide@20x")
+    with write_features(wide, header, shape=values.shape, dtype=np.dtype(np.float32)) as writer:
+        writer.append(values)
+    plain, path = (features_path(root, slide_id, key=f"{name}@20x") for name in ("plain", "chunked"))
+    with write_features(plain, header, shape=values.shape) as writer:
+        writer.append(values)
+    _copy_in_chunks(plain, path)
 
 
 def flip_one(root: Path, rng: np.random.Generator) -> str:
     """Flip one byte and verify; returns what was missed, if it was."""
     path = _draw_file(root, rng)
     spans = list(spans_of(path))
-    names = sorted({name for name, _, _ in spans})
+    names = sorted({span.dataset for span in spans})
     name = names[rng.integers(len(names))]
-    some = [(offset, size) for found, offset, size in spans if found == name and size]
+    some = [span for span in spans if span.dataset == name and span.size]
     if not some:
         return flip_one(root, rng)
-    offset, size = some[rng.integers(len(some))]
-    place = offset + int(rng.integers(size))
-    block = _block_of(path, name, place - offset)
+    span = some[rng.integers(len(some))]
+    at = int(rng.integers(span.size))
+    block = _block_of(path, name, span.start + at)
     relative = path.relative_to(root).as_posix()
-    with changed(path) as content:
-        content[place] ^= int(rng.integers(1, 256))
-        path.write_bytes(content)
+    with rotten(path, span.offset + at, flip=int(rng.integers(1, 256))):
         problems = verify_store(root)
     named = (
         problem
@@ -102,7 +127,19 @@ def flip_one(root: Path, rng: np.random.Generator) -> str:
     )
     if any(block is None or problem.where.startswith(f"block {block} ") for problem in named):
         return ""
-    return f"MISSED byte {place} of {relative}, dataset {name or '(all of it)'}, block {block}: {problems}"
+    return f"MISSED byte {at} of {relative}, dataset {name or '(all of it)'}, block {block}: {problems}"
+
+
+def flip_outside(root: Path, rng: np.random.Generator) -> str:
+    """Flip one byte of no dataset: "found", "no effect" where h5py reads the same as before, else what was missed."""
+    path = _draw_file(root, rng, kinds=KINDS)
+    places = outside(path)
+    place, flip = int(places[rng.integers(len(places))]), int(rng.integers(1, 256))
+    relative, before = path.relative_to(root).as_posix(), everything_in(path)
+    with rotten(path, place, flip=flip):
+        if any(problem.path == relative for problem in verify_store(root)):
+            return "found"
+        return "no effect" if everything_in(path) == before else f"MISSED byte {place} of {relative}"
 
 
 def cut_one(root: Path, rng: np.random.Generator) -> str:
@@ -122,53 +159,20 @@ def cut_one(root: Path, rng: np.random.Generator) -> str:
     return ""
 
 
-@contextmanager
-def changed(path: Path) -> Iterator[bytearray]:
-    """The content of a file; afterwards the file is put back, with the time that it had."""
-    content, stat = path.read_bytes(), path.stat()
-    try:
-        yield bytearray(content)
-    finally:
-        path.write_bytes(content)
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-def spans_of(path: Path) -> Iterator[Span]:
-    """Where the bytes of every dataset of a file lie; a file that is no HDF5 is one dataset without a name."""
+def _copy_in_chunks(plain: Path, path: Path) -> None:
+    """Move features into a resizable dataset with chunks of a page, laid out in another order than their rows."""
     import h5py
 
-    if path.suffix not in (".h5", ".h5ad"):
-        yield "", 0, path.stat().st_size
-        return
-    content = path.read_bytes()
-    with h5py.File(path) as file:
-        names: list[str] = []
-        file.visit(names.append)
-        for name in names:
-            dataset = file[name]
-            if isinstance(dataset, h5py.Dataset):
-                yield from ((name, offset, size) for offset, size in _stored(dataset))
-                yield from ((name, offset, size) for offset, size in _texts(dataset, content))
-
-
-def _stored(dataset: Any) -> Iterator[tuple[int, int]]:
-    if dataset.chunks is None:
-        if dataset.id.get_offset() is not None:
-            yield dataset.id.get_offset(), dataset.id.get_storage_size()
-        return
-    for i in range(dataset.id.get_num_chunks()):
-        chunk = dataset.id.get_chunk_info(i)
-        if dataset.chunks == dataset.shape:  # else the edge of a chunk is no data
-            yield chunk.byte_offset, chunk.size
-
-
-def _texts(dataset: Any, content: bytes) -> Iterator[tuple[int, int]]:
-    """Strings of variable length, those that occur once in the file."""
-    if dataset.dtype.kind != "O":
-        return
-    for text in np.ravel(dataset[()]):
-        if text and content.count(text) == 1:
-            yield content.index(text), len(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(plain) as source, create_h5(path, FEATURES) as file:
+        file.attrs.update(source.attrs)
+        rows, step = source["features"][()], 4096 // source["features"][:1].nbytes
+        chunked = file.create_dataset("features", rows.shape, rows.dtype, chunks=(step, 64), maxshape=(None, 64))
+        for start in reversed(range(0, len(rows), step)):
+            chunked[start : start + step] = rows[start : start + step]
+        file["crc32"] = source["crc32"][()]
+    plain.unlink()
+    plain.parent.rmdir() if not any(plain.parent.iterdir()) else None
 
 
 def _block_of(path: Path, name: str, place: int) -> int | None:
@@ -179,22 +183,20 @@ def _block_of(path: Path, name: str, place: int) -> int | None:
     return place // 4 if name == "crc32" else place // row_bytes // opened.header.block_rows
 
 
-def _draw_file(root: Path, rng: np.random.Generator, extra: tuple[str, ...] = ()) -> Path:
+def _draw_file(
+    root: Path, rng: np.random.Generator, *, kinds: tuple[str, ...] = (*KINDS, "indexes"), extra: tuple[str, ...] = ()
+) -> Path:
     """A file of a kind drawn first, as there are many more files of features than of all others."""
-    kinds = [sorted(root.glob(f"{folder}/**/*.h5*")) for folder in ("slides", "patches", "features", "expression")]
-    kinds += [sorted(root.glob("indexes/*/*")), *([root / name] for name in extra)]
-    drawn = [files for files in ([file for file in kind if file.name[0] != "."] for kind in kinds) if files]
+    groups = [sorted(root.glob(f"{kind}/**/[!.]*.*")) for kind in kinds] + [[root / name] for name in extra]
+    drawn = [files for files in ([one for one in group if one.is_file()] for group in groups) if files]
     files = drawn[rng.integers(len(drawn))]
     return files[rng.integers(len(files))]
 
 
 def _readers(root: Path, path: Path) -> list[Callable[[], Any]]:
     folder = path.relative_to(root).parts[0]
-    key = (
-        path.parent.name.removeprefix("spots.")
-        if folder in ("features", "indexes")
-        else _first(root / "features/spots")
-    )
+    of_key = folder in ("features", "indexes")
+    key = path.parent.name.removeprefix("spots.") if of_key else _first(root / "features/spots")
     slide = _first(root / "slides") if folder == "indexes" else path.name.rsplit(".", 1)[0]
     readers: dict[str, list[Callable[[], Any]]] = {
         "slides": [lambda: read_slide(path), lambda: read_thumbnail(path)],
@@ -214,7 +216,7 @@ def _first(folder: Path) -> str:
 
 
 def _count(root: Path) -> int:
-    return sum(len(list(root.glob(f"{kind}/**/[!.]*.h5*"))) for kind in ("slides", "patches", "features", "expression"))
+    return sum(len(list(root.glob(f"{kind}/**/[!.]*.h5*"))) for kind in KINDS)
 
 
 if __name__ == "__main__":

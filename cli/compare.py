@@ -47,9 +47,7 @@ def compare(
         typer.Option("--panel", help="A rule for genes, or a file that lists them, in place of the protocol's."),
     ] = None,
     panel_size: Annotated[int | None, typer.Option("--panel-size", help="How many genes the rule takes.")] = None,
-    genes: Annotated[
-        list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")
-    ] = None,
+    genes: Annotated[list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train everything anew, and take no cell of an earlier comparison.")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import print_json, say
+from .output import BAD_INPUT, OK, SOME_FAILED, print_json, result, say
+
+if TYPE_CHECKING:
+    from ..store import Store
+    from ..store.index_record import BuildOptions
+    from ..store.lookup import Built
 
 
 def index(
@@ -15,34 +20,134 @@ def index(
     key: Annotated[str | None, typer.Option("--key", help="Feature key; all keys where not given.")] = None,
     patches: Annotated[str | None, typer.Option("--patches", help="Patch set; the only one by default.")] = None,
     standardise: Annotated[
-        str, typer.Option("--standardise", help="Whose statistics z-score the features: cohort or slide.")
-    ] = "cohort",
+        str | None,
+        typer.Option("--standardise", help="Whose statistics z-score the features: cohort (default), slide or none."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="cosine (default), or ip: inner product.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="exact, ivf (inverted lists), or auto (default): ivf above 1,000,000 patches."),
+    ] = None,
+    recall: Annotated[
+        float | None, typer.Option("--recall", help="Share of the true ten nearest that ivf is to find (0.99).")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda: where the report's search runs.")] = "cpu",
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build anew from all slides, where new ones would be added.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Build exact search indexes over features, standardisation stored inside."""
+    """Build search indexes over features, or add new slides to them; what is not said stays as an index has it."""
     from ..store import Store
+    from ..store.errors import TissuaryError
 
     opened = Store(store)
-    made = build_indexes(opened, key=key, patches=patches or opened.default_patches, standardised=standardise)
+    patches = patches or opened.default_patches
+    made: list[dict[str, Any]] = []
+    failed: list[tuple[str, str]] = []
+    given = {"standardise": standardise, "metric": metric, "kind": kind, "recall": recall}
+    for one in _keys(opened, key, patches=patches):
+        try:
+            standardised, options = _settings(opened, one, given, patches=patches, device=device, rebuild=rebuild)
+            built = _build(opened, one, patches=patches, standardised=standardised, options=options)
+        except TissuaryError as error:
+            if key:
+                raise
+            failed.append((one, str(error)))
+            continue
+        made.append(_as_json(built))
+        if not json:
+            for line in index_words(built):
+                result(line)
     if json:
         print_json(made)
-    for one in made:
-        say(f"index {one['name']}: {one['rows']} patches of {one['slides']} slides, standardised within {standardise}")
+    for one, reason in failed:
+        say(f"FAILED {one}: {reason}")
+    raise typer.Exit(OK if not failed else SOME_FAILED if made else BAD_INPUT)
 
 
-def build_indexes(store: object, *, key: str | None, patches: str, standardised: str) -> list[dict[str, object]]:
-    """Index one key, or every key but the density control."""
-    from ..store import Store
+def _keys(store: Store, key: str | None, *, patches: str) -> list[str]:
+    """The key that was named, or every key of vectors but the density control."""
     from ..store.errors import StoreError
 
-    assert isinstance(store, Store)
-    keys = [key] if key else [k for k in store.keys(patches) if not k.startswith("haematoxylin@")]
+    if key:
+        return [key]
+    mine = [e for e in store.entries if (e.kind, e.patches) == ("features", patches) and not e.problem]
+    tokens = {e.key for e in mine if e.tokens}
+    for one in sorted(tokens):
+        say(f"skipped {one}: it holds token grids, and an index needs one vector a patch")
+    keys = [one for one in store.keys(patches) if one not in tokens and not one.startswith("haematoxylin@")]
     if not keys:
         sets = ", ".join(store.patch_sets) or "none: featurize first"
-        msg = f"{store.path} has no features on patch set {patches!r}; choose one with `--patches`: {sets}"
+        msg = f"{store.path} has no features to index on patch set {patches!r}; choose one with `--patches`: {sets}"
         raise StoreError(msg)
-    made: list[dict[str, object]] = []
-    for one in keys:
-        built = store.build_index(one, patches=patches, standardised=standardised)
-        made.append({"name": built.record.name, "rows": built.flat.ntotal, "slides": len(built.record.slide_ids)})
-    return made
+    return keys
+
+
+def _settings(
+    store: Store, key: str, given: dict[str, Any], *, patches: str, device: str, rebuild: bool
+) -> tuple[str, BuildOptions]:
+    """What was asked for; where nothing was, what the index has that is there; else the defaults."""
+    from ..store.errors import StoreError
+    from ..store.index_file import read_meta
+    from ..store.index_record import BuildOptions, IndexRecord
+    from ..store.schema import index_path
+
+    default = BuildOptions()
+    settings: dict[str, Any] = {
+        "standardise": "cohort",
+        "metric": default.metric,
+        "kind": default.kind,
+        "recall": default.recall,
+    }
+    try:
+        record = IndexRecord.from_json(read_meta(index_path(store.path, f"{patches}.{key}"))["record"])
+        settings |= {"standardise": record.standardised, "metric": record.metric}
+        if record.kind == "ivf":  # an exact one may have been `auto`, and may have to become `ivf`
+            settings["kind"] = "ivf"
+        settings["recall"] = record.ivf.target if record.ivf else default.recall
+    except StoreError:  # there is none, or it cannot be read and is built anew
+        pass
+    settings |= {name: value for name, value in given.items() if value is not None}
+    options = BuildOptions(settings["metric"], settings["kind"], settings["recall"], rebuild, device)
+    return str(settings["standardise"]), options
+
+
+def _build(store: Store, key: str, *, patches: str, standardised: str, options: BuildOptions) -> Built:
+    from ..store.lookup import update_index
+
+    return update_index(store, key, patches=patches, standardised=standardised, options=options)
+
+
+def _as_json(built: Built) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    record = built.index.record
+    kept = ("name", "key", "patches", "kind", "metric", "standardised", "fingerprint", "statistics_from")
+    return {
+        **{name: getattr(record, name) for name in kept},
+        "rows": len(built.index),
+        "slides": len(record.slide_ids),
+        "done": built.done,
+        "added": built.added,
+        "why": built.why,
+        "ivf": asdict(record.ivf) if record.ivf else None,
+        "mixing": asdict(record.mixing) if record.mixing else None,
+    }
+
+
+def index_words(built: Built) -> list[str]:
+    """What became of an index, how true it is and how slides mix in it, in plain sentences."""
+    from .index_words import mixing_words, recall_words
+
+    record = built.index.record
+    where = {"none": "not standardised", "cohort": "standardised within the cohort"}.get(
+        record.standardised, "standardised within each slide"
+    )
+    head = (
+        f"index {record.name}: {len(built.index)} patches of {len(record.slide_ids)} slides, {record.kind}, "
+        f"{record.metric}, {where}"
+    )
+    done = {"unchanged": "unchanged", "added to": f"{len(built.added)} slides added: {', '.join(built.added[:5])}"}
+    lines = [head, f"  {done.get(built.done, 'built')}{f', as {built.why}' if built.why else ''}"]
+    return [*lines, *recall_words(record), *mixing_words(record)]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from .atomic import atomic_path
-from .catalog_file import CATALOG, load_folders, write_columns
+from .atomic import atomic_path, disk_errors
+from .catalog_file import CATALOG, YOUNG_NS, SavedCatalog, has_parquet, load_folders, stat_of, write_columns
 from .catalog_rows import Entry, Folder, to_columns
 from .errors import StoreError
 from .expression import Expression, read_expression
 from .feature_file import FeatureFile, read_features
 from .patch_file import Patches, read_patches
+from .schema import EXPRESSION, FEATURES, PATCHES, SLIDE, Encoding
 from .slide_file import SlideRecord, read_slide
 
 if TYPE_CHECKING:
@@ -27,6 +30,17 @@ __all__ = ["CATALOG", "Entry", "load_catalog"]
 log = logging.getLogger(__name__)
 
 Contents = SlideRecord | Patches | FeatureFile | Expression
+
+READERS: dict[Encoding, Callable[[Path], Contents]] = {
+    SLIDE: read_slide,
+    PATCHES: read_patches,
+    FEATURES: read_features,
+    EXPRESSION: read_expression,
+}
+"""What a file says it is -> its reader, which refuses every other file."""
+
+ENCODINGS = {"slide": SLIDE, "patches": PATCHES, "features": FEATURES, "expression": EXPRESSION}
+"""Kind of a row, by the folder of its file -> what the file must say it is."""
 
 _THREADS = 4
 """Counts are hashed beside one another; HDF5 itself is used by one thread at a time."""
@@ -51,44 +65,45 @@ def load_catalog(root: Path) -> tuple[Entry, ...]:
     return tuple(entry for folder in load_folders(root) for entry in folder.entries())
 
 
-def rebuild(root: Path, listed: Sequence[Folder], saved: Sequence[Folder] = ()) -> tuple[Folder, ...]:
-    """Open what is new or changed, keep the other rows, and write all of them.
+def rebuild(root: Path, listed: Sequence[Folder], *, saved: SavedCatalog | None = None) -> tuple[Folder, ...]:
+    """Open what is new, changed or unsure, keep the other rows, and write all of them.
 
     Parameters
     ----------
     listed
         The files as they are.
     saved
-        Rows of an earlier catalogue.
+        An earlier catalogue.
     """
-    known = {entry[:_KNOWN]: entry for folder in saved for entry in folder.entries()}
-    found = {folder.path: list(folder.entries()) for folder in listed}
-    new = [entry for entries in found.values() for entry in entries if entry[:_KNOWN] not in known]
-    if len(new) > _MANY:
-        log.warning("the catalogue of %s reads what %d files say of themselves; this happens once", root, len(new))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        opened = {entry[:_KNOWN]: entry for entry in pool.map(lambda entry: _opened(root, entry), new)}
+    before = {} if saved is None else {folder.path: folder for folder in saved.folders}
+    unsure = set() if saved is None else set(saved.unsure)
+    changed = [one for one in listed if not _is_kept(one, before.get(one.path), unsure)]
+    known = {
+        entry[:_KNOWN]: entry
+        for folder in changed
+        if folder.path in before
+        for entry in before[folder.path].entries()
+        if entry.path not in unsure
+    }
+    new = [entry for folder in changed for entry in folder.entries() if entry[:_KNOWN] not in known]
+    opened, still_unsure = _open_all(root, new)
     known |= opened
+    fresh = {one.path: to_columns([known[entry[:_KNOWN]] for entry in one.entries()]) for one in changed}
     folders = tuple(
-        replace(folder, columns=to_columns([known[entry[:_KNOWN]] for entry in found[folder.path]]))
-        for folder in listed
+        replace(one, columns=fresh[one.path] if one.path in fresh else before[one.path].columns) for one in listed
     )
-    try:
-        _write_parquet(root / CATALOG, [entry for folder in folders for entry in folder.entries()])
-        write_columns(root, folders)
-    except StoreError as error:
-        log.debug("catalogue kept in memory only: %s", error)
+    if saved is None or (folders, still_unsure) != (saved.folders, saved.unsure) or not has_parquet(root, saved):
+        try:
+            write_columns(root, SavedCatalog(folders, _write_parquet(root / CATALOG, folders), still_unsure))
+        except StoreError as error:
+            log.debug("catalogue kept in memory only: %s", error)
     return folders
 
 
 def to_frame(entries: Sequence[Entry]) -> polars.DataFrame:
     """The catalogue as a polars frame, one row a file."""
-    import polars
-
-    types = {int: polars.Int64, float: polars.Float64, str: polars.String}
-    schema = {name: types[kind] for name, kind in get_type_hints(Entry).items()}
-    columns = zip(*entries, strict=True) if entries else [()] * len(schema)
-    return polars.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
+    columns = zip(*entries, strict=True) if entries else [()] * len(Entry._fields)
+    return _frame(dict(zip(Entry._fields, columns, strict=True)))
 
 
 def fill_in(entry: Entry, contents: Contents, *, sha256: str = "") -> Entry:
@@ -99,7 +114,7 @@ def fill_in(entry: Entry, contents: Contents, *, sha256: str = "") -> Entry:
             return entry._replace(problem=problem)
         return entry._replace(patient_id=contents.patient_id, mpp=contents.mpp)
     if isinstance(contents, Patches):
-        return entry._replace(rows=len(contents))
+        return entry._replace(rows=len(contents), sha256=contents.digest)
     if isinstance(contents, Expression):
         rows, genes = contents.counts.shape
         return entry._replace(rows=rows, dim=genes, sha256=sha256)
@@ -115,18 +130,14 @@ def fill_in(entry: Entry, contents: Contents, *, sha256: str = "") -> Entry:
 
 
 def read_contents(path: Path, kind: str) -> Contents:
-    """Open a file of one of the four kinds.
+    """Open a file of one of the kinds of `ENCODINGS` with the reader of what it must say that it is.
 
     Raises
     ------
     StoreError
         If it is damaged, foreign or of another version.
     """
-    if kind == "slide":
-        return read_slide(path)
-    if kind == "patches":
-        return read_patches(path)
-    return read_expression(path) if kind == "expression" else read_features(path)
+    return READERS[ENCODINGS[kind]](path)
 
 
 def file_sha256(path: Path) -> str:
@@ -135,22 +146,54 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_kept(listed: Folder, saved: Folder | None, unsure: Collection[str]) -> bool:
+    """Whether the saved rows of a folder stand as they are."""
+    if saved is None or not saved.same_files(listed):
+        return False
+    return not any(path.startswith(f"{listed.path}/") for path in unsure)
+
+
+def _open_all(root: Path, entries: Sequence[Entry]) -> tuple[dict[tuple[Any, ...], Entry], tuple[str, ...]]:
+    """Rows of files by what the file system knows of them, and the paths of those that are to be read again."""
+    if len(entries) > _MANY:
+        log.warning("the catalogue of %s reads what %d files say of themselves; this happens once", root, len(entries))
+    oldest_first = sorted(entries, key=lambda entry: entry.mtime_ns)  # those behind grow older meanwhile
+    with ThreadPoolExecutor(_THREADS) as pool:
+        opened = list(pool.map(lambda entry: (time.time_ns(), _opened(root, entry)), oldest_first))
+    unsure = (row.path for at, row in opened if row.problem or abs(at - row.mtime_ns) <= YOUNG_NS)
+    return {row[:_KNOWN]: row for _, row in opened}, tuple(sorted(unsure))
+
+
 def _opened(root: Path, entry: Entry) -> Entry:
     """Open a file for its row; a damaged file is a row with a problem, not a failure of the whole."""
     path = root / entry.path
     try:
         contents = read_contents(path, entry.kind)
         return fill_in(entry, contents, sha256=file_sha256(path) if entry.kind == "expression" else "")
-    except (StoreError, OSError) as error:
-        log.warning("%s", error)
-        return entry._replace(problem=str(error))
+    except (StoreError, OSError, MemoryError) as error:  # absurd sizes in a damaged file ask for absurd memory
+        problem = str(error) or f"{path} does not fit into memory"
+        log.warning("%s", problem)
+        return entry._replace(problem=problem)
 
 
-def _write_parquet(path: Path, entries: Sequence[Entry]) -> None:
+def _write_parquet(path: Path, folders: Sequence[Folder]) -> list[int] | None:
+    """Write every row; returns size and time of what was written, whoever else writes at this moment."""
     try:
-        frame = to_frame(entries)
+        frame = _frame({name: [value for one in folders for value in one.column(name)] for name in Entry._fields})
     except ImportError:
-        path.unlink(missing_ok=True)  # it speaks of files that changed since, and nobody here can mend it
-        return
+        with disk_errors(path):
+            path.unlink(missing_ok=True)  # it speaks of files that changed since, and nobody here can mend it
+        return None
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
     with atomic_path(path) as temporary:
-        frame.write_parquet(temporary)
+        temporary.write_bytes(buffer.getvalue())
+        return stat_of(temporary)
+
+
+def _frame(columns: Mapping[str, Sequence[Any]]) -> polars.DataFrame:
+    import polars
+
+    types = {int: polars.Int64, float: polars.Float64, str: polars.String}
+    schema = {name: types[kind] for name, kind in get_type_hints(Entry).items()}
+    return polars.DataFrame(columns, schema=schema)

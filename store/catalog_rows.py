@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     rows, dim, tokens
         Of patches, features and counts; 0 where it has no meaning.
     sha256
-        Of expression files.
+        Of all bytes of a file of counts; of patches their digest, which features made on them carry.
     problem
         Why the file cannot be read; empty where it can.
     """
@@ -81,18 +81,16 @@ class Folder:
         return len(self.columns["slide_id"])
 
     def column(self, name: str) -> list[Any]:
-        """Values of one column, one per file."""
-        return self.columns[name] if name in self.columns else [_DEFAULTS[name]] * len(self)
+        """Values of one field of `Entry`, one per file."""
+        if name in self.columns:
+            return self.columns[name]
+        if name == "path":
+            return [f"{self.path}/{slide_id}{self.suffix}" for slide_id in self.columns["slide_id"]]
+        return [_DEFAULTS[name] if name in _DEFAULTS else getattr(self, name)] * len(self)
 
     def entries(self) -> Iterator[Entry]:
         """One `Entry` per file."""
-        count = len(self)
-        paths = [f"{self.path}/{slide_id}{self.suffix}" for slide_id in self.columns["slide_id"]]
-        said = [self.column(name) for name in _DEFAULTS]
-        slide_id, size, mtime_ns = (self.columns[name] for name in STAT)
-        shared = [repeat(value, count) for value in (self.patches, self.key)]
-        rows = zip(repeat(self.kind, count), slide_id, *shared, paths, size, mtime_ns, *said, strict=True)
-        return map(Entry._make, rows)
+        return map(Entry._make, zip(*(self.column(name) for name in Entry._fields), strict=True))
 
     def same_files(self, other: Folder) -> bool:
         """Whether both speak of the same files, unchanged."""
@@ -129,10 +127,8 @@ def to_columns(entries: list[Entry]) -> dict[str, list[Any]]:
 
 
 def _folders(parent: Path) -> list[str]:
-    if not parent.is_dir():
-        return []
-    with os.scandir(parent) as found:
-        return sorted(entry.name for entry in found if entry.name[0] != "." and entry.is_dir())
+    with _listing(parent) as names:
+        return sorted(name for name in names if name[0] != "." and (parent / name).is_dir())
 
 
 def _files(parent: Path, suffix: str) -> dict[str, list[Any]]:
@@ -140,18 +136,40 @@ def _files(parent: Path, suffix: str) -> dict[str, list[Any]]:
     slide_ids: list[str] = []
     sizes: list[int] = []
     times: list[int] = []
-    if parent.is_dir():
-        names = sorted(name for name in os.listdir(parent) if name.endswith(suffix) and name[0] != ".")  # noqa: PTH208
-        folder, end = os.open(parent, os.O_RDONLY), -len(suffix)
-        try:
-            for name in names:
-                try:
-                    stat = os.stat(name, dir_fd=folder)
-                except FileNotFoundError:  # removed since, or a link to nothing
-                    continue
-                slide_ids.append(name[:end])
-                sizes.append(stat.st_size)
-                times.append(stat.st_mtime_ns)
-        finally:
-            os.close(folder)
+    with _listing(parent) as names:
+        here, end = f"{parent}{os.sep}", -len(suffix)
+        for name in sorted(name for name in names if name.endswith(suffix) and name[0] != "."):
+            try:
+                stat = os.stat(here + name)  # noqa: PTH116
+            except FileNotFoundError:  # removed since, or a link to nothing
+                continue
+            slide_ids.append(name[:end])
+            sizes.append(stat.st_size)
+            times.append(stat.st_mtime_ns)
     return dict(zip(STAT, (slide_ids, sizes, times), strict=True))
+
+
+@contextmanager
+def _listing(parent: Path) -> Iterator[list[str]]:
+    """Names in a folder, none where it is not there (any more).
+
+    Raises
+    ------
+    StoreError
+        If it cannot be listed, or its files cannot be looked at: a store is never taken for a smaller one.
+    """
+    try:
+        names = os.listdir(parent)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise _cannot_list(parent, error) from error
+    try:
+        yield names
+    except OSError as error:
+        raise _cannot_list(parent, error) from error
+
+
+def _cannot_list(parent: Path, error: OSError) -> StoreError:
+    msg = f"{parent} cannot be listed ({error.strerror}): give yourself the right to read it, and run again"
+    return StoreError(msg)

@@ -50,7 +50,7 @@ def dataset_crc32(dataset: Any) -> int:
 def pieces(dataset: Any) -> Iterator[NDArray[Any]]:
     """The contents of an HDF5 dataset in order, in pieces of some MiB along its first axis."""
     if dataset.ndim == 0:
-        yield np.asarray(dataset[()])
+        yield np.asarray(dataset[()], dtype=dataset.dtype)  # a string stays one, and is not bytes of a fixed length
         return
     row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
     step = max(1, _STEP_BYTES // row_bytes)

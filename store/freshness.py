@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .catalog import load_catalog
+from .catalog_rows import Entry
 from .errors import FingerprintError, StoreError
+from .index_file import read_meta
 from .index_record import IndexRecord
 
 if TYPE_CHECKING:
@@ -14,8 +18,8 @@ if TYPE_CHECKING:
 
 def only_index(root: Path, patches: str) -> str:
     """Feature key of the one index over a patch set."""
-    folders = (root / "indexes").glob(f"{patches}.*") if (root / "indexes").is_dir() else ()
-    keys = sorted(folder.name.removeprefix(f"{patches}.") for folder in folders)
+    folders = sorted((root / "indexes").glob(f"{patches}.*")) if (root / "indexes").is_dir() else []
+    keys = [folder.name.removeprefix(f"{patches}.") for folder in folders if _is_over(folder, patches)]
     if len(keys) != 1:
         have = ", ".join(keys) or f"none: run `tissuary index {root}`"
         msg = f"say which key to search by (`--key`); indexed on {patches!r} are {have}"
@@ -24,7 +28,7 @@ def only_index(root: Path, patches: str) -> str:
 
 
 def check_fresh(store: Store, record: IndexRecord) -> None:
-    """Refuse an index whose rows are no longer those of the store.
+    """Refuse an index whose rows are no longer those of the store, as its files are now.
 
     Raises
     ------
@@ -33,21 +37,28 @@ def check_fresh(store: Store, record: IndexRecord) -> None:
     StoreError
         If slides came, went or changed.
     """
-    mine = [e for e in store.entries if (e.patches, e.key) == (record.patches, record.key) and not e.problem]
-    if {e.fingerprint for e in mine} != {record.fingerprint}:
-        msg = f"the index of {record.key} was made from other features: run `tissuary index {store.path}` again"
-        raise FingerprintError(msg)
-    now = store.slides_with([record.key], patches=record.patches)
-    if set(now) != set(record.slide_ids):
-        new = len(set(now) - set(record.slide_ids))
+    entries = load_catalog(store.path)
+    mine = {e.slide_id: e for e in _whole(entries, "features", record.patches) if e.key == record.key}
+    prints = {e.fingerprint for e in mine.values()}
+    if prints != {record.fingerprint}:
+        now = ", ".join(sorted(name[:12] for name in prints)) or "gone"
         msg = (
-            f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(now)} ({new} new): "
-            f"run `tissuary index {store.path}` again"
+            f"the index of {record.key} was made from other features ({record.fingerprint[:12]}; those of the store "
+            f"are {now}): run `tissuary index {store.path}` again"
+        )
+        raise FingerprintError(msg)
+    slides = {e.slide_id for e in _whole(entries, "slide", "")} & set(mine)
+    if slides != set(record.slide_ids):
+        new = len(slides - set(record.slide_ids))
+        msg = (
+            f"the index of {record.key} covers {len(record.slide_ids)} slides, the store now {len(slides)} ({new} new)"
+            f": run `tissuary index {store.path}` again"
         )
         raise StoreError(msg)
-    if changed_slides(store, record):
+    changed = _changed(entries, record)
+    if changed:
         msg = (
-            f"patches, patients or um/px of slides changed since {record.key} was indexed: "
+            f"patches, patients or um/px of slides changed since {record.key} was indexed ({', '.join(changed[:3])}): "
             f"run `tissuary index {store.path}` again"
         )
         raise StoreError(msg)
@@ -55,11 +66,28 @@ def check_fresh(store: Store, record: IndexRecord) -> None:
 
 def changed_slides(store: Store, record: IndexRecord) -> tuple[str, ...]:
     """Slides of an index whose patches, patient or um/px are no longer what it knows."""
+    return _changed(load_catalog(store.path), record)
+
+
+def _changed(entries: Sequence[Entry], record: IndexRecord) -> tuple[str, ...]:
+    slides = {e.slide_id: (e.patient_id, e.mpp) for e in _whole(entries, "slide", "")}
+    digests = {e.slide_id: e.sha256 for e in _whole(entries, "patches", record.patches)}
     known = zip(record.slide_ids, record.patches_digests, record.patient_ids, record.mpp, strict=True)
-    changed = []
-    for slide_id, digest, patient_id, mpp in known:
-        slide = store.slide(slide_id)
-        now = (store.patches(slide_id, patches=record.patches).digest, slide.patient_id, slide.mpp)
-        if now != (digest, patient_id, mpp):
-            changed.append(slide_id)
-    return tuple(changed)
+    return tuple(
+        slide_id
+        for slide_id, digest, patient_id, mpp in known
+        if (digests.get(slide_id), slides.get(slide_id)) != (digest, (patient_id, mpp))
+    )
+
+
+def _whole(entries: Sequence[Entry], kind: str, patches: str) -> list[Entry]:
+    """Rows of one kind and patch set whose files can be read."""
+    return [e for e in entries if (e.kind, e.patches) == (kind, patches) and not e.problem]
+
+
+def _is_over(folder: Path, patches: str) -> bool:
+    """Whether an index is over a patch set; `grid-56um` begins like `grid-56um.5` (a name may hold dots)."""
+    try:
+        return bool(read_meta(folder)["record"]["patches"] == patches)
+    except (StoreError, LookupError, TypeError):  # opening it says what is wrong
+        return True

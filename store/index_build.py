@@ -138,7 +138,8 @@ def _filled(index: SearchIndex, options: BuildOptions, *, old: SearchIndex | Non
         flat = StoredVectors(vectors.column, index.slide, index.row, unit=vectors.unit, longest=longest)
         index = replace(index, flat=flat, record=replace(index.record, longest=longest))
         index = choose_nprobe(index, options.recall)
-    queries = sample_rows(index.slide, MIXING_QUERIES)
+    least = min(4, max(1, 4 * MIXING_QUERIES // len(index.record.slide_ids)))  # many slides need few patches each
+    queries = sample_rows(index.slide, MIXING_QUERIES, least=least)
     found = nearest_rows(index, queries, MIXING_K)[1]
     record = index.record
     report = mixing(found, queries, slide=index.slide, slide_ids=record.slide_ids, patient_ids=record.patient_ids)

@@ -65,7 +65,11 @@ def save_index(folder: Path, index: SearchIndex) -> None:
 
 
 def load_index(
-    folder: Path, open_column: Callable[[IndexRecord], FeatureColumn] | None = None, *, device: str = "cpu"
+    folder: Path,
+    open_column: Callable[[IndexRecord], FeatureColumn] | None = None,
+    *,
+    device: str = "cpu",
+    lists: bool = True,
 ) -> SearchIndex:
     """Read an index folder.
 
@@ -76,6 +80,8 @@ def load_index(
         scored with the features as they are stored.
     device
         Where an exact index searches: "cpu", "cuda" or "auto".
+    lists
+        Whether to read inverted lists; an exact search of the features does without them, and without FAISS.
 
     Raises
     ------
@@ -85,11 +91,12 @@ def load_index(
         If it is made of inverted lists and FAISS is not installed.
     """
     meta = read_meta(folder)
+    record = IndexRecord.from_json(meta["record"])
+    unread = meta["files"]["vectors"] if record.kind == "ivf" and not lists else ""
     for name, digest in meta["sha256"].items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if name != unread and not _is_as_written(folder / name, digest):
             msg = f"{folder / name} is missing or not what was written: run `tissuary index` again"
             raise StoreError(msg)
-    record = IndexRecord.from_json(meta["record"])
     with np.load(folder / meta["files"]["rows"], allow_pickle=False) as rows:
         arrays = {name: rows[name] for name in ARRAYS}
     path = folder / meta["files"]["vectors"]
@@ -103,7 +110,7 @@ def load_index(
     column = FeatureColumn(column.key, column.fingerprint, column.parts, arrays["shift"], arrays["scale"])
     unit = record.metric == "cosine"
     flat = StoredVectors(column, arrays["slide"], arrays["row"], unit=unit, longest=record.longest)
-    return SearchIndex(record, flat, **arrays, ivf=_read_ivf(path))
+    return SearchIndex(record, flat, **arrays, ivf=_read_ivf(path) if lists else None)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -130,10 +137,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
         msg = f"{path} is {found[0]} version {found[1]}; wanted {wanted}: run `tissuary index` again"
         raise StoreError(msg)
     digest = str(meta.get("digest"))
-    if own_digest(raw, digest) != digest:
+    if own_digest(raw, digest) != digest or not _names_are_plain(meta):
         msg = f"{path} is not what was written: run `tissuary index` again"
         raise StoreError(msg)
     return meta
+
+
+def _names_are_plain(meta: dict[str, Any]) -> bool:
+    """Whether the files that a record names lie in its own folder; who makes a digest can write any name."""
+    return all(Path(name).name == name for name in (*meta["sha256"], *meta["files"].values()))
 
 
 def own_digest(raw: bytes, digest: str) -> str:
@@ -171,9 +183,16 @@ def _read_ivf(path: Path) -> IvfIndex:
     try:
         import faiss
     except ImportError as error:
-        msg = "reading inverted lists needs FAISS: pip install 'tissuary[cpu]' (or [gpu])"
+        msg = (
+            "reading inverted lists needs FAISS: pip install 'tissuary[cpu]' (or [gpu]), or search with `--exact`, "
+            "which reads every row and needs none"
+        )
         raise MissingDependencyError(msg) from error
     return IvfIndex(faiss.read_index(str(path)))
+
+
+def _is_as_written(path: Path, digest: str) -> bool:
+    return path.is_file() and _sha256(path) == digest
 
 
 def _sha256(path: Path) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .errors import StoreError
 from .mixing import Mixing
 
 METRICS = ("cosine", "ip")
@@ -76,6 +77,8 @@ class IndexRecord:
         "cosine" (rows scaled to length one) or "ip".
     slide_ids, patient_ids, patches_digests, mpp
         (n_slides,) in the order of the rows: what a search compares with the store of its own day.
+    features_digests, features_stamps
+        (n_slides,) content of the feature files, and their size and time when it was read.
     kind
         "exact" or "ivf".
     longest
@@ -94,6 +97,8 @@ class IndexRecord:
     patient_ids: tuple[str, ...]
     patches_digests: tuple[str, ...]
     mpp: tuple[float, ...]
+    features_digests: tuple[str, ...]
+    features_stamps: tuple[str, ...]
     kind: str = "exact"
     longest: float = 1.0
     statistics_from: tuple[str, ...] = ()
@@ -102,8 +107,21 @@ class IndexRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> IndexRecord:
-        """Read what `dataclasses.asdict` and JSON made of a record."""
+        """Read what `dataclasses.asdict` and JSON made of a record.
+
+        Raises
+        ------
+        StoreError
+            If it has other fields.
+        """
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        wanted = {one.name for one in fields(cls)}
+        if set(plain) != wanted:
+            other = ", ".join(sorted(set(plain) ^ wanted))
+            msg = (
+                f"the index of {plain.get('key')} was written by another version ({other}): run `tissuary index` again"
+            )
+            raise StoreError(msg)
         if plain.get("ivf"):
             plain["ivf"] = IvfRecord(**plain["ivf"])
         if plain.get("mixing"):

@@ -38,7 +38,7 @@ def choose_nprobe(index: SearchIndex, target: float) -> SearchIndex:
         Recall@10, 0 to 1.
     """
     assert index.ivf is not None and index.record.ivf is not None
-    queries = sample_rows(index.slide, QUERIES, least=1)
+    queries = _sample(index)
     nprobe: dict[str, int] = {}
     recall: dict[str, float] = {}
     for name in ("none", "slide", "patient"):
@@ -60,6 +60,13 @@ def choose_nprobe(index: SearchIndex, target: float) -> SearchIndex:
             )  # fmt: skip
     record = replace(index.record.ivf, target=target, k=RECALL_K, queries=len(queries), nprobe=nprobe, recall=recall)
     return replace(index, record=replace(index.record, ivf=record))
+
+
+def _sample(index: SearchIndex) -> NDArray[np.int64]:
+    """Rows of every slide, or of some slides where there are more slides than queries."""
+    rows = sample_rows(index.slide, QUERIES, least=1)
+    most = 2 * QUERIES
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
 
 
 def _measure(index: SearchIndex, queries: Ints, truth: Floats, name: str) -> Callable[[int], NDArray[np.float64]]:
@@ -88,7 +95,8 @@ def recall_of(found: Floats, truth: Floats) -> NDArray[np.float64]:
     last = np.where(np.isfinite(last), last, 0.0)  # nothing was to be found
     good = (found >= last - TIE * np.maximum(1.0, np.abs(last))).sum(axis=1)
     wanted = there.sum(axis=1)
-    return np.asarray(np.minimum(good, wanted) / np.maximum(wanted, 1), dtype=np.float64)
+    share = np.minimum(good, wanted) / np.maximum(wanted, 1)
+    return np.where(wanted > 0, share, 1.0)  # where nothing was to be found, nothing was missed
 
 
 def lower_bound(recall: Floats) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Floats, Strings
+from .nearest import checked_k
 from .neighbours import Neighbourhood
 from .search import SearchIndex, nearest_rows
 
 if TYPE_CHECKING:
     import polars
+
+BLOCK = 4096
+"""Patches asked about at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,31 @@ class LookAlikes:
         )
 
 
-def look_alikes(index: SearchIndex, slide: int, k: int, *, exclude: str | None, exact: bool = False) -> LookAlikes:
-    """The neighbours of all patches of slide number `slide` of an index, in one search."""
-    scores, rows = nearest_rows(index, index.rows_of(slide), k, exclude=exclude, exact=exact)
+def look_alikes(
+    index: SearchIndex,
+    slide: int,
+    k: int,
+    *,
+    exclude: str | None,
+    exact: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> LookAlikes:
+    """The neighbours of all patches of slide number `slide` of an index, block by block.
+
+    Parameters
+    ----------
+    progress
+        Called with the slide, the patches done and their number.
+    """
+    queries, record = index.rows_of(slide), index.record
+    width = checked_k(k, len(index))
+    scores, rows = np.empty((len(queries), width)), np.empty((len(queries), width), dtype=np.int64)
+    for start in range(0, len(queries), BLOCK):
+        some = slice(start, start + BLOCK)
+        scores[some], rows[some] = nearest_rows(index, queries[some], k, exclude=exclude, exact=exact)
+        if progress is not None:
+            progress(record.slide_ids[slide], min(start + BLOCK, len(queries)), len(queries))
     there, at = rows >= 0, np.maximum(rows, 0)
-    record = index.record
     names = [np.array(ids)[index.slide[at]] for ids in (record.slide_ids, record.patient_ids)]
     return LookAlikes(
         slide_id=record.slide_ids[slide],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,12 @@ from .freshness import changed_slides, check_fresh, only_index
 from .index_build import add_slides, build_index, check_options, kind_for
 from .index_file import META, load_index, read_meta, save_index
 from .index_record import BuildOptions, IndexRecord
+from .index_sources import features_digest, features_stamp, replaced_slides
+from .lock import slide_lock
 from .look_alikes import LookAlikes, look_alikes
 from .naming import UNKNOWN_PATIENT
-from .schema import index_path
-from .search import Hit, SearchIndex, groups_of, hits, nearest_rows
+from .schema import features_path, index_path
+from .search import Hit, SearchIndex, groups_of, hits, nearest_rows, warn_of_blanks
 from .table import Table
 
 if TYPE_CHECKING:
@@ -60,55 +63,84 @@ def update_index(store: Store, key: str, *, patches: str, standardised: str, opt
     wanted = _record(store, table, key, patches=patches, standardised=standardised, options=options)
     folder = index_path(store.path, wanted.name)
     old, why = _kept(store, folder, wanted, options)
-    if old is None:
-        built = Built(build_index(table, wanted, options), wanted.slide_ids, "built", why)
-    else:
-        added = tuple(slide for slide in wanted.slide_ids if slide not in set(old.record.slide_ids))
-        if not added:
-            return Built(old, (), "unchanged")
-        slides = (*old.record.slide_ids, *added)
-        table = store.table(key, slides=slides, patches=patches, expression=False)
-        wanted = _record(store, table, key, patches=patches, standardised=standardised, options=options)
-        built = Built(add_slides(old, table, wanted, options), added, "added to")
-    save_index(folder, built.index)
+    added = wanted.slide_ids if old is None else tuple(sorted(set(wanted.slide_ids) - set(old.record.slide_ids)))
+    if old is not None and not added:
+        return Built(old, (), "unchanged")
+    with slide_lock(store.path, f"index of {wanted.name}"[:200].rstrip()):  # or two jobs would sweep each other's files
+        if old is None:
+            built = Built(build_index(table, wanted, options), added, "built", why)
+        else:
+            slides = (*old.record.slide_ids, *added)
+            table = store.table(key, slides=slides, patches=patches, expression=False)
+            wanted = _record(store, table, key, patches=patches, standardised=standardised, options=options)
+            built = Built(add_slides(old, table, wanted, options), added, "added to")
+        save_index(folder, built.index)
     return built
 
 
-def open_index(store: Store, key: str | None, *, patches: str, device: str = "cpu") -> SearchIndex:
+def open_index(store: Store, key: str | None, *, patches: str, device: str = "cpu", exact: bool = False) -> SearchIndex:
     """The index of a key (of the only one that is indexed where None), checked against the store.
 
     A store keeps the last one that it opened, until its files change.
+
+    Parameters
+    ----------
+    exact
+        Inverted lists will not be asked, so that they need not be read.
 
     Raises
     ------
     StoreError
         If there is none, it is damaged, or it no longer speaks of the store.
+    MissingDependencyError
+        If it is made of inverted lists and FAISS is not installed.
     """
     key = key or only_index(store.path, patches)
     folder = index_path(store.path, f"{patches}.{key}")
-    stamp = (folder, device, _stamp(folder))
+    stamp = (folder, device, exact, _stamp(folder))
     if stamp not in store.opened_indexes:
-        check_fresh(store, IndexRecord.from_json(read_meta(folder)["record"]))
-        index = load_index(folder, lambda record: _column(store, record), device=device)
+        record = IndexRecord.from_json(read_meta(folder)["record"])
+        check_fresh(store, record)
+        replaced = replaced_slides(store.path, record)
+        if replaced:
+            msg = (
+                f"the features of {', '.join(replaced[:3])} were replaced since {record.key} was indexed: "
+                f"run `tissuary index {store.path}` again"
+            )
+            raise StoreError(msg)
+        index = load_index(folder, lambda record: _column(store, record), device=device, lists=not exact)
         store.opened_indexes.clear()
         store.opened_indexes[stamp] = index
     return store.opened_indexes[stamp]
 
 
-def search_patch(index: SearchIndex, slide_id: str, patch: int, k: int, *, exclude: str | None) -> tuple[Hit, ...]:
+def search_patch(
+    index: SearchIndex, slide_id: str, patch: int, k: int, *, exclude: str | None, exact: bool = False
+) -> tuple[Hit, ...]:
     """Look-alikes of one patch; see `Store.search`."""
     rows = index.rows_of(_number(index, slide_id, exclude=exclude))
     if not 0 <= patch < len(rows):
-        msg = f"slide {slide_id!r} has patches 0 to {len(rows) - 1}, not {patch}"
+        have = f"has patches 0 to {len(rows) - 1}, not {patch}" if len(rows) else "has no patches"
+        msg = f"slide {slide_id!r} {have}"
         raise StoreError(msg)
-    found = nearest_rows(index, rows[patch : patch + 1], k, exclude=exclude)
+    warn_of_blanks(index, rows[patch : patch + 1])
+    found = nearest_rows(index, rows[patch : patch + 1], k, exclude=exclude, exact=exact)
     return hits(index, found[0][0], found[1][0])
 
 
-def search_slide(index: SearchIndex, slide_id: str, k: int, *, exclude: str | None) -> LookAlikes:
+def search_slide(
+    index: SearchIndex,
+    slide_id: str,
+    k: int,
+    *,
+    exclude: str | None,
+    exact: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> LookAlikes:
     """Look-alikes of every patch of a slide; see `Store.search_slide`."""
     number = _number(index, slide_id, exclude=exclude)
-    return look_alikes(index, number, k, exclude=exclude)
+    warn_of_blanks(index, index.rows_of(number))
+    return look_alikes(index, number, k, exclude=exclude, exact=exact, progress=progress)
 
 
 def _number(index: SearchIndex, slide_id: str, *, exclude: str | None) -> int:
@@ -119,15 +151,28 @@ def _number(index: SearchIndex, slide_id: str, *, exclude: str | None) -> int:
         raise StoreError(msg)
     number = record.slide_ids.index(slide_id)
     groups_of(index, index.rows_of(number)[:0], exclude=exclude)  # refuses an unknown one before the warning
-    if exclude == "patient" and record.patient_ids[number].startswith(UNKNOWN_PATIENT):
-        log.warning("slide %s: its patient is unknown, so only the slide itself can be left out", slide_id)
+    if exclude == "patient":
+        _warn_of_unknown_patients(record, number)
     return number
+
+
+def _warn_of_unknown_patients(record: IndexRecord, number: int) -> None:
+    unknown = [slide for slide, patient in enumerate(record.patient_ids) if patient.startswith(UNKNOWN_PATIENT)]
+    if number in unknown:
+        slide_id = record.slide_ids[number]
+        log.warning("slide %s: its patient is unknown, so only the slide itself can be left out", slide_id)
+    elif unknown:
+        log.warning(
+            "the patient of %d of %d slides is unknown (%s): they may be of the query's own, and are not left out",
+            len(unknown), len(record.slide_ids), ", ".join(record.slide_ids[slide] for slide in unknown[:3]),
+        )  # fmt: skip
 
 
 def _record(
     store: Store, table: Table, key: str, *, patches: str, standardised: str, options: BuildOptions
 ) -> IndexRecord:
     """What an index over a table is to be made of."""
+    paths = [features_path(store.path, slide, key=key, patches=patches) for slide in table.slide_ids]
     return IndexRecord(
         name=f"{patches}.{key}",
         key=key,
@@ -139,6 +184,8 @@ def _record(
         patient_ids=table.patient_ids,
         patches_digests=tuple(store.patches(slide, patches=patches).digest for slide in table.slide_ids),
         mpp=tuple(store.slide(slide).mpp for slide in table.slide_ids),
+        features_digests=tuple(map(features_digest, paths)),
+        features_stamps=tuple(map(features_stamp, paths)),
         kind=kind_for(options.kind, len(table)),
     )
 
@@ -167,8 +214,13 @@ def _why_rebuild(store: Store, record: IndexRecord, wanted: IndexRecord, options
             return f"its {name} was {getattr(record, name)}, now {getattr(wanted, name)}"
     if record.ivf is not None and record.ivf.target != options.recall:
         return f"its recall target was {record.ivf.target}, now {options.recall}"
-    changed = changed_slides(store, record)
-    return f"patches, patient or um/px of {', '.join(changed[:3])} changed" if changed else ""
+    for what, changed in (
+        ("patches, patient or um/px", changed_slides(store, record)),
+        ("features", replaced_slides(store.path, record)),
+    ):
+        if changed:
+            return f"{what} of {', '.join(changed[:3])} changed"
+    return ""
 
 
 def _column(store: Store, record: IndexRecord) -> FeatureColumn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,9 @@ MARGIN = 16
 
 SCORED_BYTES = 4 * 2**20
 """Candidates are scored again so many bytes at a time: as many as stay in the cache."""
+
+CANDIDATES = 2**22
+"""Candidates of all queries together that are held at a time: crowds of near-copies make each query fetch many."""
 
 
 def flat_index(base: NDArray[np.float32], *, longest: float = 1.0, device: str = "cpu") -> FlatIndex:
@@ -89,16 +94,78 @@ def search_exact(
         first = _first_rows(index.ntotal, k, groups=groups, own=own, query=int(blank))
         rows[blank, : len(first)], scores[blank, : len(first)] = first, 0.0
     open_, fetch = np.flatnonzero((length > 0) & (possible > 0)), k + MARGIN + (own is not None)
-    while len(open_):
-        fetch = min(fetch, int(possible[open_].max()))
-        rough, found = index.top(queries[open_], fetch, None if groups is None else groups.of(open_))
-        exact, kept = score(index, queries[open_], found, k=k, own=None if own is None else own[open_])
-        scores[open_, : exact.shape[1]], rows[open_, : exact.shape[1]] = exact, kept
-        # A row that was not proposed scores at most the last proposal plus its rounding.
-        unsure = rough[:, -1] + index.rounding * length[open_] >= scores[open_, k - 1]
-        open_ = open_[unsure & (fetch < possible[open_])]
-        fetch *= 2
+    for start in range(0, len(open_), step := max(1, CANDIDATES // fetch)):
+        some = open_[start : start + step]
+        mine, asker = None if own is None else own[some], None if groups is None else groups.of(some)
+        most = min(fetch, int(possible[some].max()))
+        scores[some], rows[some], bound = _look(index, queries[some], k, fetch=most, groups=asker, own=mine)
+        crowded = some[(bound >= scores[some, -1]) & (most < possible[some])]
+        if len(crowded):
+            asker = None if groups is None else groups.of(crowded)
+            best, found = _look_wider(index, queries[crowded], k + (own is not None), fetch=4 * fetch, groups=asker)
+            mine = None if own is None else own[crowded]
+            scores[crowded], rows[crowded] = _without(best, found, mine, k=k)
     return scores, rows
+
+
+def _look(
+    index: FlatIndex,
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    fetch: int,
+    groups: Groups | None = None,
+    own: Ints | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], Floats]:
+    """The best k of `fetch` proposals, and what a row that was not proposed scores at most, (m,)."""
+    rough, found = index.top(queries, fetch, groups)
+    length = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1))
+    error, wanted = index.rounding * length, k + (own is not None)
+    if wanted < rough.shape[1]:  # a proposal that rounding cannot lift to the k-th need not be scored again
+        likely = rough >= (rough[:, wanted - 1] - 2 * error)[:, None]
+        found = found[:, : int(likely.sum(axis=1).max())]
+    scores, rows = score(index, queries, found, k=k, own=own)
+    if scores.shape[1] < k:
+        pad = ((0, 0), (0, k - scores.shape[1]))
+        scores, rows = np.pad(scores, pad, constant_values=-np.inf), np.pad(rows, pad, constant_values=-1)
+    return scores, rows, rough[:, -1] + error
+
+
+def _look_wider(
+    index: FlatIndex, queries: NDArray[np.float32], k: int, *, fetch: int, groups: Groups | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k rows of largest inner product, from more and more proposals.
+
+    Who comes here lies in a crowd, mostly of equal patches such as empty glass: equal queries are answered once.
+    """
+    group = np.zeros(len(queries)) if groups is None else groups.queries
+    place: dict[tuple[bytes, float], int] = {}
+    same = [place.setdefault((query.tobytes(), one), len(place)) for query, one in zip(queries, group, strict=True)]
+    chosen = np.unique(same, return_index=True)[1]
+    queries, groups = queries[chosen], None if groups is None else groups.of(chosen)
+    possible = np.full(len(queries), index.ntotal) if groups is None else groups.possible()
+    scores, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
+    open_ = np.arange(len(queries))
+    while len(open_):
+        fetch, left = min(fetch, int(possible[open_].max())), []
+        for start in range(0, len(open_), step := max(1, CANDIDATES // fetch)):
+            some = open_[start : start + step]
+            asker = None if groups is None else groups.of(some)
+            scores[some], rows[some], bound = _look(index, queries[some], k, fetch=fetch, groups=asker)
+            left.append(some[(bound >= scores[some, -1]) & (fetch < possible[some])])
+        open_, fetch = np.concatenate(left), 4 * fetch
+    return scores[same], rows[same]
+
+
+def _without(
+    scores: NDArray[np.float64], rows: NDArray[np.int64], own: Ints | None, *, k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The first k columns that are not each query's own row."""
+    if own is not None:
+        behind = np.argsort(rows == own[:, None], axis=1, kind="stable")
+        rows = np.take_along_axis(np.where(rows == own[:, None], -1, rows), behind, axis=1)
+        scores = np.where(rows < 0, -np.inf, np.take_along_axis(scores, behind, axis=1))
+    return scores[:, :k], rows[:, :k]
 
 
 def checked_k(k: int, ntotal: int) -> int:
@@ -123,15 +190,16 @@ def score(
     Candidates that are -1, and each query's own row, are left out.
     """
     found = found if own is None else np.where(found == own[:, None], -1, found)
-    m, candidates = found.shape
+    (m, candidates), dim = found.shape, queries.shape[1]
     exact = np.empty(found.shape)
-    step = max(1, SCORED_BYTES // max(8 * candidates * queries.shape[1], 1))
-    for start in range(0, m, step):
-        some = slice(start, start + step)
-        wide = index.vectors(np.maximum(found[some], 0).ravel()).astype(np.float64)
-        wide = wide.reshape(-1, candidates, queries.shape[1])
+    across = max(1, min(candidates, SCORED_BYTES // (8 * max(dim, 1))))
+    step = max(1, SCORED_BYTES // max(8 * across * dim, 1))
+    for start, first in itertools.product(range(0, m, step), range(0, candidates, across)):
+        some, these = slice(start, start + step), slice(first, first + across)
+        place = np.maximum(found[some, these], 0)
+        wide = index.vectors(place.ravel()).astype(np.float64).reshape(*place.shape, dim)
         wide *= queries[some, None].astype(np.float64)
-        exact[some] = wide.sum(axis=2)  # summed row by row, so that equal vectors get equal scores
+        exact[some, these] = wide.sum(axis=2)  # summed row by row, so that equal vectors get equal scores
     exact[found < 0] = -np.inf
     order = np.lexsort((found, -exact))[:, :k]
     return np.take_along_axis(exact, order, axis=1), np.take_along_axis(found, order, axis=1).astype(np.int64)

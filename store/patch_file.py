@@ -11,7 +11,7 @@ import numpy as np
 from .arrays import Floats, Ints, Strings
 from .atomic import atomic_path
 from .checksums import seal_datasets
-from .errors import StoreError
+from .errors import DamagedFileError, StoreError
 from .schema import PATCHES, create_h5, open_h5
 
 
@@ -56,9 +56,10 @@ def write_patches(path: Path, patches: Patches, *, slide_id: str) -> None:
     Raises
     ------
     StoreError
-        If barcodes repeat or lengths differ.
+        If barcodes repeat or hold line breaks, or lengths differ.
     """
     _check(patches, slide_id)
+    _check_shapes(patches, f"slide {slide_id}")
     import h5py
 
     with atomic_path(path, once=True) as temporary, create_h5(temporary, PATCHES) as file:
@@ -85,7 +86,7 @@ def read_patches(path: Path) -> Patches:
     """
     with open_h5(path, PATCHES) as file:
         patches = Patches(
-            center_px=np.asarray(file["center"]),
+            center_px=np.asarray(file["center"], dtype=np.float64),
             barcode=np.asarray(file["barcode"].asstr()[()], dtype=np.str_),
             array=np.asarray(file["array"]) if "array" in file else None,
             parent=np.asarray(file["parent"]) if "parent" in file else None,
@@ -93,7 +94,8 @@ def read_patches(path: Path) -> Patches:
         )
         if patches.digest != file.attrs.get("digest"):
             msg = f"{path}: centres and barcodes do not match their digest; delete the file and featurize again"
-            raise StoreError(msg)
+            raise DamagedFileError(msg)
+    _check_shapes(patches, str(path))
     return patches
 
 
@@ -103,7 +105,23 @@ def _check(patches: Patches, slide_id: str) -> None:
         repeated = ", ".join(map(str, names[counts > 1][:3]))
         msg = f"slide {slide_id}: barcode {repeated} occurs more than once; barcodes name rows, so each must be unique"
         raise StoreError(msg)
-    lengths = {len(column) for column in (patches.barcode, patches.array, patches.parent) if column is not None}
-    if lengths - {len(patches)}:
-        msg = f"slide {slide_id}: {len(patches)} centres but columns of {sorted(lengths)} rows"
+    broken = [name for name in map(str, patches.barcode) if "\n" in name]
+    if broken:  # the digest joins barcodes by line breaks
+        msg = f"slide {slide_id}: barcode {broken[0]!r} holds a line break; rename it in the source"
         raise StoreError(msg)
+
+
+def _check_shapes(patches: Patches, what: str) -> None:
+    """Refuse columns that are not of one length, or centres and cells that are not pairs."""
+    n = len(patches)
+    columns = {
+        "center": patches.center_px,
+        "barcode": patches.barcode,
+        "array": patches.array,
+        "parent": patches.parent,
+    }
+    for name, column in columns.items():
+        wanted = (n, 2) if name in ("center", "array") else (n,)
+        if column is not None and column.shape != wanted:
+            msg = f"{what}: {name} has shape {column.shape} for {n} centres; wanted {wanted}"
+            raise StoreError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from .errors import StoreError
 from .index_record import IndexRecord
 from .ivf import IvfIndex, search_ivf
 from .nearest import FlatIndex, Groups, search_exact
+
+log = logging.getLogger(__name__)
 
 EXCLUDE = ("patient", "slide")
 
@@ -52,7 +55,7 @@ class SearchIndex:
 
     def distance(self, scores: Floats) -> Floats:
         """1 - cosine, or the negative inner product: small is near."""
-        return 1.0 - scores if self.record.metric == "cosine" else -scores
+        return 1.0 - scores if self.record.metric == "cosine" else 0.0 - scores  # not -scores: no negative zero
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ def nearest_rows(
     assert index.record.ivf is not None
     nprobe = index.record.ivf.nprobe[exclude or "none"]
     return search_ivf(index.ivf, index.flat, queries, k, nprobe=nprobe, groups=groups, own=rows)
+
+
+def warn_of_blanks(index: SearchIndex, rows: Ints) -> None:
+    """Say which queries have no direction, such as the only patch of a slide that is standardised within itself."""
+    blank = rows[~index.flat.vectors(rows).any(axis=1)]
+    if len(blank):
+        first = f"{index.record.slide_ids[index.slide[blank[0]]]}:{index.row[blank[0]]}"
+        log.warning(
+            "%d of %d patches (the first: %s) are zero in every dimension once standardised: all rows are equally far "
+            "from them, and the first ones are returned",
+            len(blank), len(rows), first,
+        )  # fmt: skip
 
 
 def hits(index: SearchIndex, scores: Floats, rows: Ints) -> tuple[Hit, ...]:

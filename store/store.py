@@ -227,7 +227,7 @@ class Store:
         key: str | None = None,
         patches: str = SPOTS,
         exclude: str | None = None,
-        device: str = "cpu",
+        exact: bool = False,
     ) -> tuple[Hit, ...]:
         """Look-alikes of one patch across the cohort; the patch itself is never among them.
 
@@ -238,17 +238,20 @@ class Store:
         key
             Feature key; the only one that is indexed where not given.
         exclude
-            "patient" or "slide": leave the query's own out, inside the search, so that k hits still come back.
-        device
-            "cpu", "cuda" or "auto".
+            "patient" or "slide": leave the query's own out, inside the search, so that k hits still come back; fewer
+            only where no other rows are left.
+        exact
+            Look at every row, also where the index is made of inverted lists.
 
         Raises
         ------
         StoreError
             If there is no index of `key`, or it is older than the features.
+        MissingDependencyError
+            If the index is made of inverted lists and FAISS is not installed.
         """
-        index = open_index(self, key, patches=patches, device=device)
-        return search_patch(index, slide_id, patch, k, exclude=exclude)
+        index = open_index(self, key, patches=patches, exact=exact)
+        return search_patch(index, slide_id, patch, k, exclude=exclude, exact=exact)
 
     def search_slide(
         self,
@@ -258,7 +261,9 @@ class Store:
         key: str | None = None,
         patches: str = SPOTS,
         exclude: str | None = None,
+        exact: bool = False,
         device: str = "cpu",
     ) -> LookAlikes:
-        """Look-alikes of every patch of a slide in one search; parameters and errors as of `search`."""
-        return search_slide(open_index(self, key, patches=patches, device=device), slide_id, k, exclude=exclude)
+        """Look-alikes of every patch of a slide, searched on "cpu", "cuda" or "auto"; else as `search`."""
+        index = open_index(self, key, patches=patches, device=device, exact=exact)
+        return search_slide(index, slide_id, k, exclude=exclude, exact=exact)

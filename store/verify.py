@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +84,10 @@ def examine_store(root: Path, progress: Callable[[str, int, int], None] | None =
     problems += check_catalog(root, entries, named={problem.path for problem in problems})
     indexes = [examine_index(root, name, entries) for name in _index_names(root)]
     problems += [problem for index in indexes for problem in index.problems]
-    stray, unfinished = _other_files(root, entries)
-    problems += stray
+    problems += _broken_pictures(root)
     return Verification(
         problems=tuple(sorted(problems, key=lambda problem: (problem.path, problem.dataset))),
-        notes=(*_notes(files, unfinished), *(note for index in indexes for note in index.notes)),
+        notes=(*_notes(files), *_other_files(root, entries), *(note for index in indexes for note in index.notes)),
         files=len(files),
         size_bytes=sum(entry.size for entry in entries.values()),
     )
@@ -119,26 +118,29 @@ def _index_names(root: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _other_files(root: Path, entries: dict[str, Entry]) -> tuple[list[Problem], list[str]]:
-    """Files that have no place in a store (or are broken pictures), and the names of unfinished ones."""
-    problems, unfinished = [], []
+def _other_files(root: Path, entries: Container[str]) -> Iterator[str]:
+    """Notes on files that have no place in a store, and on unfinished ones."""
+    stray, unfinished = [], []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(folder).relative_to(root).as_posix()
+        of_store = here == "qc" or (here.startswith("indexes/") and here.count("/") == 1)
         for name in sorted(names):
             path = name if here == "." else f"{here}/{name}"
             if name.startswith("."):
                 unfinished.append(path)
-            elif (
-                path in entries or path in (CATALOG, COLUMNS) or (here.startswith("indexes/") and here.count("/") == 1)
-            ):
-                continue
-            elif here == "qc" and name.endswith(".jpg"):
-                if not _is_whole_jpeg(root / path):
-                    problems.append(Problem(path, "", "", "is no whole JPEG picture", MENDS["qc"]))
-            else:
-                problems.append(Problem(path, "", "", "has no place in a store", MENDS["place"]))
-    return problems, unfinished
+            elif not (of_store or path in entries or path in (CATALOG, COLUMNS)):
+                stray.append(path)
+    if stray:
+        yield f"no file of a store: {_first(stray)}; move what is yours elsewhere, or delete it"
+    if unfinished:
+        yield f"unfinished: {_first(unfinished)}; `tissuary featurize` goes on from them or removes them"
+
+
+def _broken_pictures(root: Path) -> Iterator[Problem]:
+    for path in sorted((root / "qc").glob("[!.]*.jpg")):
+        if not _is_whole_jpeg(path):
+            yield Problem(f"qc/{path.name}", "", "", "is no whole JPEG picture", MENDS["qc"])
 
 
 def _is_whole_jpeg(path: Path) -> bool:
@@ -149,11 +151,13 @@ def _is_whole_jpeg(path: Path) -> bool:
     return content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
 
 
-def _notes(files: Iterable[FileFindings], unfinished: list[str]) -> Iterator[str]:
+def _notes(files: Iterable[FileFindings]) -> Iterator[str]:
     bare = Counter(file.entry.kind for file in files if not file.covered and not file.problems)
     for kind, count in sorted(bare.items()):
         files_of = f"{count} file{'s' if count > 1 else ''} of {kind}"
         yield f"{files_of} carry no checksums, as older ones do: they were read, but are not covered"
-    if unfinished:
-        more = f" and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
-        yield f"unfinished: {', '.join(unfinished[:3])}{more}; `tissuary featurize` goes on from them or removes them"
+
+
+def _first(paths: list[str]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"{', '.join(paths[:3])}{more}"

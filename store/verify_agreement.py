@@ -38,9 +38,6 @@ def check_patches(path: str, patches: Patches, others: Mapping[str, int | None])
     if (counts > 1).any():
         row = int(first[counts > 1].min())
         yield Problem(path, "barcode", f"row {row}", f"{patches.barcode[row]} occurs more than once", mend)
-    for name, column in (("barcode", patches.barcode), ("array", patches.array), ("parent", patches.parent)):
-        if column is not None and len(column) != len(patches):
-            yield Problem(path, name, "", f"has {len(column)} rows for {len(patches)} centres", mend)
     if patches.parent is None:
         return
     if patches.parent_set is None or patches.parent_set not in others:

@@ -26,20 +26,28 @@ def check_catalog(root: Path, found: Mapping[str, Entry], *, named: Collection[s
     named
         Paths of files that have a problem of their own; their rows are left alone.
     """
-    found = {path: entry._replace(problem="named") if path in named else entry for path, entry in found.items()}
+    found = {path: _named(entry) if path in named else entry for path, entry in found.items()}
+    problems: list[Problem] = []
     if (root / COLUMNS).is_file():
         saved = read_columns(root)
         if saved is None:
-            yield Problem(COLUMNS, "", "", "is no catalogue of this version that can be read", MENDS["catalog"])
+            what = "is no catalogue of this version that can be read"
+            problems.append(Problem(COLUMNS, "", "", what, MENDS["catalog"]))
         else:
             rows = (entry for folder in saved.folders for entry in folder.entries())
-            yield from compare_rows(COLUMNS, rows, found)
+            problems += compare_rows(COLUMNS, rows, found)
     if (root / CATALOG).is_file():
-        yield from _check_parquet(root, found)
+        blamed = {problem.path for problem in problems} - {COLUMNS}
+        problems += _check_parquet(root, {path: _named(now) if path in blamed else now for path, now in found.items()})
+    yield from problems
 
 
 def compare_rows(catalog: str, rows: Iterable[Entry], found: Mapping[str, Entry]) -> Iterator[Problem]:
-    """Problems of the rows of a catalogue; a file that it does not have yet is none."""
+    """Problems of the rows of a catalogue; a file that it does not have yet is none.
+
+    Bytes that changed under the same size and time are a problem of the file where the catalogue has a checksum of
+    its own, as `catalog.json` has: no writer leaves the time as it was, a failing disk does.
+    """
     for row in rows:
         now = found.get(row.path)
         if now is None:
@@ -48,6 +56,13 @@ def compare_rows(catalog: str, rows: Iterable[Entry], found: Mapping[str, Entry]
             continue
         if now.problem:
             continue  # the file itself is reported
+        same_stat = (row.size, row.mtime_ns) == (now.size, now.mtime_ns)
+        if catalog == COLUMNS and same_stat and row.sha256 not in ("", now.sha256):
+            what = (
+                f"sha256 is {now.sha256[:12]}, was {row.sha256[:12]} when it was catalogued with the same size and time"
+            )
+            yield Problem(row.path, "", "", what, MENDS[row.kind])
+            continue
         differ = [name for name in Entry._fields if name not in _STALE and getattr(row, name) != getattr(now, name)]
         if differ:
             said = ", ".join(f"{name} {getattr(row, name)!r}, the file has {getattr(now, name)!r}" for name in differ)
@@ -66,3 +81,8 @@ def _check_parquet(root: Path, found: Mapping[str, Entry]) -> Iterator[Problem]:
         yield of_error(root, CATALOG, error, mend=MENDS["catalog"])
         return
     yield from compare_rows(CATALOG, rows, found)
+
+
+def _named(entry: Entry) -> Entry:
+    """The row of a file that has a problem of its own."""
+    return entry._replace(problem="named")

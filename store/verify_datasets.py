@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ def check_datasets(file: Any, path: str, *, kind: str) -> Iterator[Problem]:
     """
     found = _datasets(file)
     covered = is_covered(file)
+    for name, where in _elsewhere(file, found):
+        what = f"keeps its data in {where}; a store keeps all of it in its own files"
+        yield Problem(path, name, "", what, MENDS[kind])
     for name, dataset in found.items():
         try:
             wanted = dataset.attrs.get(CRC32)
@@ -60,37 +63,44 @@ def is_covered(file: Any) -> bool:
     return any(CRC32 in dataset.attrs for dataset in _datasets(file).values())
 
 
-def check_blocks(root: Path, path: str, opened: FeatureFile, sums: NDArray[np.uint32]) -> Iterator[Problem]:
+def check_blocks(root: Path, path: str, opened: FeatureFile, file: Any) -> Iterator[Problem]:
     """Compare each block of rows of a feature file with its checksum, and look for NaN and infinity.
 
     Rows are read, not mapped: a disk that fails in the middle is then an error and not a bus error.
 
     Parameters
     ----------
-    sums
-        (n_blocks,) the dataset `crc32`.
+    file
+        The same file, opened by h5py.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     """
-    features, step = opened.features, opened.header.block_rows
-    blocks = -(-len(features) // step)
-    if sums.shape != (blocks,):
-        what = f"has shape {sums.shape} for {blocks} blocks of {step} rows"
+    rows, step, sums = len(opened.features), opened.header.block_rows, np.asarray(file["crc32"])
+    blocks = -(-rows // step) if step > 0 else -1
+    if sums.shape != (blocks,) or sums.dtype != np.uint32:
+        what = f"has shape {sums.shape} and type {sums.dtype} for {rows} rows; wanted one uint32 per {step} rows"
         yield Problem(path, "crc32", "", what, MENDS["features"])
         return
-    if not features.size:
+    for block, values in enumerate(_blocks(root / path, opened, file)):
+        yield from _check_block(values, path, block=block, start=block * step, wanted=int(sums[block]))
+
+
+def _blocks(path: Path, opened: FeatureFile, file: Any) -> Iterator[NDArray[Any]]:
+    """The rows of a feature file, one block after the other in the same memory."""
+    features, step = opened.features, opened.header.block_rows
+    if not isinstance(features, np.memmap):  # empty, or in chunks that lie apart
+        yield from (file["features"][start : start + step] for start in range(0, len(features), step))
         return
-    assert isinstance(features, np.memmap)
     buffer = np.empty((min(step, len(features)), *features.shape[1:]), dtype=features.dtype)
-    with (root / path).open("rb", buffering=0) as file:
-        file.seek(features.offset)
-        for block in range(blocks):
-            rows = buffer[: min(step, len(features) - block * step)]
-            _fill(file, rows)
-            yield from _check_block(rows, path, block=block, start=block * step, wanted=int(sums[block]))
+    with path.open("rb", buffering=0) as raw:
+        raw.seek(features.offset)
+        for start in range(0, len(features), step):
+            rows = buffer[: min(step, len(features) - start)]
+            _fill(raw, rows)
+            yield rows
 
 
 def _check_block(rows: NDArray[Any], path: str, *, block: int, start: int, wanted: int) -> Iterator[Problem]:
@@ -121,3 +131,16 @@ def _datasets(file: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     return found
+
+
+def _elsewhere(file: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names whose bytes come from another file or place, and from which."""
+    import h5py
+
+    links: dict[str, Any] = {}
+    file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else links.update({name: link}))
+    for name, link in links.items():
+        yield name, getattr(link, "filename", link.path)
+    for name, dataset in datasets.items():
+        if dataset.external or dataset.is_virtual:
+            yield name, "another file"

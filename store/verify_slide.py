@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 
 from .arrays import Floats
-from .catalog import Contents, file_sha256, fill_in, read_contents
+from .catalog import ENCODINGS, Contents, file_sha256, fill_in, read_contents
 from .catalog_rows import Entry
 from .errors import InvalidNameError, StoreError
 from .expression import Expression
 from .feature_file import FeatureFile
 from .naming import FeatureKey, check_name
 from .patch_file import Patches
-from .schema import DAMAGE, EXPRESSION, FEATURES, PATCHES, SLIDE, open_h5
+from .schema import DAMAGE, FEATURES, open_h5
 from .slide_file import SlideRecord
 from .verify_agreement import check_expression, check_features, check_patches, check_slide
 from .verify_datasets import check_attributes, check_blocks, check_datasets, is_covered
 from .verify_problem import MENDS, Problem, of_error
-
-_ENCODINGS = {"slide": SLIDE, "patches": PATCHES, "features": FEATURES, "expression": EXPRESSION}
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def _examine_file(root: Path, entry: Entry) -> FileFindings:
     mend, path = MENDS[entry.kind], root / entry.path
     problems: list[Problem] = []
     try:
-        with open_h5(path, _ENCODINGS[entry.kind]) as file:
+        with open_h5(path, ENCODINGS[entry.kind]) as file:
             problems += check_attributes(file, entry.path, kind=entry.kind)
             if entry.kind != "features":
                 problems += check_datasets(file, entry.path, kind=entry.kind)
@@ -87,11 +85,10 @@ def _examine_file(root: Path, entry: Entry) -> FileFindings:
 
 def _check_rows(root: Path, path: str, opened: FeatureFile) -> Iterator[Problem]:
     with open_h5(root / path, FEATURES) as file:
-        sums = np.asarray(file["crc32"]) if "crc32" in file else None
-    if sums is None:
-        yield Problem(path, "crc32", "", "is missing: nothing says what the rows should be", MENDS["features"])
-        return
-    yield from check_blocks(root, path, opened, sums)
+        if "crc32" not in file:
+            yield Problem(path, "crc32", "", "is missing: nothing says what the rows should be", MENDS["features"])
+            return
+        yield from check_blocks(root, path, opened, file)
 
 
 def _named_slide(file: Any) -> str:

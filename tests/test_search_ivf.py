@@ -128,7 +128,7 @@ def test_lists_grow_with_the_root_of_the_rows(n, lists):
 def test_recall_counts_ties_and_missing_neighbours():
     truth = np.array([[0.9, 0.8, 0.7], [0.9, 0.8, -np.inf], [-np.inf] * 3])
     found = np.array([[0.9, 0.7, 0.6], [0.9, 0.1, -np.inf], [-np.inf] * 3])
-    np.testing.assert_allclose(recall_of(found, truth), [2 / 3, 1 / 2, 0])
+    np.testing.assert_allclose(recall_of(found, truth), [2 / 3, 1 / 2, 1])
     np.testing.assert_allclose(recall_of(np.array([[0.9, 0.7, 0.7]]), truth[:1]), [1.0])  # a copy of the last one
     assert lower_bound(np.array([1.0, 1.0])) == 1.0
     assert lower_bound(np.array([1.0, 0.5])) == pytest.approx(0.75 - 1.645 * 0.25 / np.sqrt(2))

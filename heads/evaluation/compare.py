@@ -11,6 +11,7 @@ from ...store.naming import SPOTS
 from ...store.store import Store
 from ...store.table import Table
 from ..registry import HEADS
+from ..ridge_design import forget_design
 from .cell_files import CellFolder, code_digest, data_digest
 from .cells import CellPlan, run_cell, scored
 from .comparison import Comparison
@@ -167,6 +168,7 @@ def _run(
                     results.add(cell, *scored(cell, prepared, trained))
                 except HeadError as error:
                     results.skip(cell, str(error))
+    forget_design()
     if progress is not None:
         again = f" ({folder.taken} cells were trained before)" if folder.taken else ""
         progress(f"done{again}", total, total)
