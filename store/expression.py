@@ -29,11 +29,14 @@ class Expression:
         (n_genes,) names.
     barcode
         (n_spots,) names of the rows.
+    slide_id
+        The slide that the file names; None before it is written.
     """
 
     counts: csr_matrix
     genes: Strings
     barcode: Strings
+    slide_id: str | None = None
 
 
 def write_expression(path: Path, expression: Expression, patches: Patches, *, slide_id: str) -> None:
@@ -91,13 +94,15 @@ def read_expression(path: Path) -> Expression:
         )
         counts.check_format(full_check=True)  # scipy trusts indices, and would read beyond its arrays
         genes, barcode = _index(file["var"]), _index(file["obs"])
+        named = file.get("uns/slide_id")
+        slide_id = None if named is None else str(named.asstr()[()])
     if counts.shape != (len(barcode), len(genes)):
         msg = (
             f"{path}: X has shape {counts.shape} for {len(barcode)} barcodes and {len(genes)} genes; "
             "delete it and run featurize again"
         )
         raise DamagedFileError(msg)
-    return Expression(counts, genes, barcode)
+    return Expression(counts, genes, barcode, slide_id)
 
 
 def _index(frame: Any) -> Strings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,8 @@ from .arrays import Floats, Ints
 from .errors import StoreError
 from .halves import to_single
 from .row_map import RowMap
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 512 * 1024
 """Rows that are gathered before they are cast to float32: as many as stay in the cache."""
@@ -60,8 +63,19 @@ class FeatureColumn:
         return np.array([len(part) for part in self.parts])
 
     @cached_property
-    def _map(self) -> RowMap | None:
-        return RowMap(self.parts) if RowMap.serves(self.parts) else None  # type: ignore[arg-type]
+    def _map(self) -> tuple[RowMap, Ints] | None:
+        """Maps of the parts that can lie side by side, and the number there of each part's first row; -1 of others."""
+        served = RowMap.served(self.parts, self.dtype)
+        if not served:
+            return None
+        try:
+            rows = RowMap([self.parts[one] for one in served])  # type: ignore[misc]
+        except OSError as error:  # replaced, or no room: the maps made at opening are still those of its rows
+            log.warning("%s: rows are gathered slide by slide, which is slower (%s)", self.key, error)
+            return None
+        first = np.full(len(self.parts), -1, dtype=np.int64)
+        first[served] = rows.first
+        return rows, first
 
     def raw(self, slide: Ints, row: Ints) -> NDArray[Any]:
         """Rows as stored, in the order asked for; they may repeat.
@@ -114,15 +128,27 @@ class FeatureColumn:
             one = outside[0]
             msg = f"{self.key}: row {row[one]} of slide number {slide[one]}, which has {self._lengths[slide[one]]} rows"
             raise IndexError(msg)
-        if self._map is not None:
-            self._map.take(self._map.first[slide] + row, out)
+        slide, row = np.asarray(slide, dtype=np.int64), np.asarray(row, dtype=np.int64)
+        if self._map is None:
+            self._take_by_slide(slide, row, out, np.arange(len(row)))
             return
-        order = np.argsort(slide, kind="stable")
-        edges = np.searchsorted(slide[order], np.arange(len(self.parts) + 1))
-        for part, start, stop in zip(self.parts, edges[:-1], edges[1:], strict=True):
-            if start < stop:
-                here = order[start:stop]
-                out[here] = np.take(part.view(np.ndarray), row[here], axis=0)
+        rows, first = self._map
+        apart = np.flatnonzero(first[slide] < 0)
+        if not len(apart):
+            rows.take(first[slide] + row, out)
+            return
+        together = np.flatnonzero(first[slide] >= 0)
+        some = np.empty((len(together), *out.shape[1:]), dtype=out.dtype)
+        rows.take(first[slide[together]] + row[together], some)
+        out[together] = some
+        self._take_by_slide(slide, row, out, apart)
+
+    def _take_by_slide(self, slide: Ints, row: Ints, out: NDArray[Any], places: Ints) -> None:
+        """Fill some places of `out`, one slide after another."""
+        order = places[np.argsort(slide[places], kind="stable")]
+        numbers, starts = np.unique(slide[order], return_index=True)
+        for one, here in zip(numbers, np.split(order, starts[1:]), strict=True):
+            out[here] = np.take(self.parts[one].view(np.ndarray), row[here], axis=0)
 
 
 def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:

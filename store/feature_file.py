@@ -16,6 +16,7 @@ from .atomic import atomic_path
 from .chunk_map import map_chunks
 from .errors import DamagedFileError, StoreError
 from .feature_rows import check_finite, check_shape, create_rows, recast_rows
+from .file_map import map_file, stamp_of
 from .precision import FP16, FP32, half
 from .schema import FEATURES, open_h5, required
 
@@ -196,6 +197,7 @@ def read_features(path: Path) -> FeatureFile:
         If the file is foreign or truncated, or keeps its data in another file.
     """
     with open_h5(path, FEATURES) as file:
+        stamp = stamp_of(path.stat())
         header = _read_header(file.attrs, path)
         if "features" not in file:
             msg = f"{path} holds no dataset 'features': it was damaged or written by something else"
@@ -210,7 +212,7 @@ def read_features(path: Path) -> FeatureFile:
         if offset is None or offset + size > path.stat().st_size:
             msg = f"{path} is truncated or not contiguous: delete it and run featurize again"
             raise DamagedFileError(msg)
-    return FeatureFile(header, np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape))
+    return FeatureFile(header, map_file(path, dtype=dtype, offset=offset, shape=shape, stamp=stamp))
 
 
 def _read_header(attributes: Any, path: Path) -> FeatureHeader:

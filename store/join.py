@@ -132,6 +132,9 @@ def add_counts(table: Table, root: Path, *, places: Sequence[Patches], genes: st
     """
     found = [read_expression(expression_path(root, slide)) for slide in table.slide_ids]
     for one, place, slide in zip(found, places, table.slide_ids, strict=True):
+        if one.slide_id not in (None, slide):
+            msg = f"expression/{slide}.h5ad says that it is of slide {one.slide_id}: files of a store are never renamed"
+            raise StoreError(msg)
         if len(one.barcode) != len(place) or (one.barcode != place.barcode).any():
             msg = f"slide {slide}: rows of the counts are not the spots of the patch file; featurize it again"
             raise StoreError(msg)

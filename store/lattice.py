@@ -13,6 +13,9 @@ from .plane import checked_centers, rows_by_slide
 MAX_POSITION = 1 << 30
 """Largest array position; two of them, and a window beside, fit into one 64-bit number."""
 
+SURE_FROM = 20
+"""Spots from which a slide tells the kind of its array; of fewer, those of a square array may all be even by chance."""
+
 BETWEEN_HEX_AND_STAGGERED = 2**0.25
 """A step of two columns over a diagonal step is 1 on a hexagonal array and the root of 2 on a staggered one."""
 
@@ -122,21 +125,35 @@ def array_kind(array: Ints, *, center_um: Floats, slide: Ints | None = None) -> 
     Raises
     ------
     StoreError
-        If rows and columns of a hexagonal array look swapped, or two spots share a position.
+        If rows and columns of a hexagonal array look swapped, two spots share a position, or slides lie on arrays of
+        different kinds.
     """
     array, center_um = _checked_array(array), checked_centers(center_um)
-    steps: tuple[list[Floats], list[Floats]] = ([], [])
-    for rows in rows_by_slide(slide, len(array)):
-        if len(np.unique(array[rows].sum(axis=1) % 2)) > 1:
-            return "square"
-        found = _rows_at(array[rows], np.array([[0, 2], [1, 1], [1, -1]]), names=rows)
-        for lengths, columns in zip(steps, ([0], [1, 2]), strict=True):
-            start, column = np.nonzero(found[:, columns] >= 0)
-            step = center_um[rows[found[:, columns][start, column]]] - center_um[rows[start]]
-            lengths.append(np.hypot(step[:, 0], step[:, 1]))
-    along, diagonal = (np.concatenate([np.empty(0), *lengths]) for lengths in steps)
+    groups = rows_by_slide(slide, len(array))
+    kinds = [_kind_of_one(array[group], center_um[group], names=group) for group in groups]
+    sure = {kind for kind, group in zip(kinds, groups, strict=True) if kind and len(group) >= SURE_FROM}
+    if len(sure) > 1:
+        msg = (
+            f"slides lie on different arrays ({', '.join(sorted(sure))}): take windows slide by slide"
+        )
+        raise StoreError(msg)
+    told = sure or {kind for kind in kinds if kind}
+    return told.pop() if len(told) == 1 else "square"
+
+
+def _kind_of_one(array: Ints, center_um: Floats, *, names: Ints) -> str | None:
+    """The kind of one slide's array; None where nothing tells."""
+    if len(np.unique(array.sum(axis=1) % 2)) > 1:
+        return "square"
+    found = _rows_at(array, np.array([[0, 2], [1, 1], [1, -1]]), names=names)
+    lengths = []
+    for columns in ([0], [1, 2]):
+        start, column = np.nonzero(found[:, columns] >= 0)
+        step = center_um[found[:, columns][start, column]] - center_um[start]
+        lengths.append(np.hypot(step[:, 0], step[:, 1]))
+    along, diagonal = lengths
     if not len(along) or not len(diagonal):
-        return "hex" if len(along) or len(diagonal) else "square"
+        return "hex" if len(along) or len(diagonal) else None
     ratio = float(np.median(along) / np.median(diagonal))
     if ratio > BETWEEN_STAGGERED_AND_SWAPPED:
         msg = (

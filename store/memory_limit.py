@@ -31,12 +31,35 @@ def _physical() -> int:
 
 
 def _control_group() -> int:
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return int(Path(path).read_text())
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return UNLIMITED
+    """The least limit of this process's control group and of those around it, of either version."""
+    limits = []
+    for root, group in _groups():
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            if not place.is_relative_to(root):
+                break
+            for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+                try:
+                    limits.append(int((place / name).read_text()))
+                except (OSError, ValueError):  # no such file here, or "max"
+                    continue
+    return min(limits, default=UNLIMITED)
+
+
+def _groups() -> list[tuple[Path, str]]:
+    """Where limits of memory stand, and this process's group there; the root itself in a container."""
+    mounts = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+    found = [(mount, "") for mount in mounts]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for number, controllers, group in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if number == "0":
+            found.append((mounts[0], group))
+        elif "memory" in controllers.split(","):
+            found.append((mounts[1], group))
+    return found
 
 
 def _process() -> int:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from .address_space import AVAILABLE, PAGE_BYTES, map_piece, reserve
 from .arrays import Ints
+from .errors import DamagedFileError
+from .file_map import FileMap
 from .memory_limit import memory_limit, resident_file_bytes
 
 RESIDENT_SHARE = 0.35
@@ -35,6 +37,13 @@ class RowMap:
     parts
         (n_s, ...) arrays as `numpy.memmap` gives them, at offsets that are multiples of the page size.
 
+    Raises
+    ------
+    DamagedFileError
+        If a file became shorter since it was opened: reading it would end the process.
+    OSError
+        If a file is gone or was replaced since, or the system has no room.
+
     Attributes
     ----------
     first
@@ -49,22 +58,25 @@ class RowMap:
         self.first: Ints = starts[:-1] // self._row_bytes
         self._reserved = reserve(int(starts[-1]))
         for part, start in zip(parts, starts[:-1], strict=True):
-            map_piece(self._reserved, int(start), Path(str(part.filename)), offset=part.offset, size=part.nbytes)
+            path, stamp = Path(str(part.filename)), part.stamp if isinstance(part, FileMap) else None
+            try:
+                map_piece(self._reserved, int(start), path, offset=part.offset, size=part.nbytes, stamp=stamp)
+            except ValueError as error:
+                msg = f"{path} was cut off after it was opened ({error}): featurize the slide again"
+                raise DamagedFileError(msg) from error
         self._rows = np.frombuffer(self._reserved, dtype=np.dtype((np.void, self._row_bytes)))
         self._resident = int(RESIDENT_SHARE * memory_limit())
         self._gathered = 0
 
     @staticmethod
-    def serves(parts: Sequence[NDArray[Any]]) -> bool:
-        """Whether parts can be mapped so: on disk, alike, and none of them empty or a slice."""
-        return (
-            AVAILABLE
-            and len({(part.dtype, part.shape[1:]) for part in parts}) == 1
-            and all(_is_whole_map(part) for part in parts)
-        )
+    def served(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> list[int]:
+        """Numbers of the parts that can be mapped so: on disk, of this type, neither empty nor a slice."""
+        return [i for i, part in enumerate(parts) if AVAILABLE and part.dtype == dtype and _is_whole_map(part)]
 
     def take(self, rows: Ints, out: NDArray[Any]) -> None:
         """Copy rows (m,) into `out` (m, ...), which is contiguous and of the parts' dtype."""
+        if not len(rows):
+            return
         items = out.reshape(len(rows), -1).view(self._rows.dtype)[:, 0]
         np.take(self._rows, rows, out=items, mode="clip")  # the mode that writes without a buffer
         self._gathered += len(rows)

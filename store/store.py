@@ -13,7 +13,7 @@ import numpy as np
 from .arrays import Floats
 from .catalog import Entry, load_catalog, to_frame
 from .errors import StoreError
-from .feature_file import FeatureHeader, read_features
+from .feature_file import FeatureFile, FeatureHeader, read_features
 from .index_record import BuildOptions
 from .join import add_counts, join_slides
 from .look_alikes import LookAlikes
@@ -109,11 +109,19 @@ class Store:
 
     def features(self, key: str, slide_id: str, *, patches: str = SPOTS) -> Floats:
         """Features of one slide, memory-mapped: (n, dim) or (n, tokens, dim)."""
-        return read_features(features_path(self.path, slide_id, key=key, patches=patches)).features
+        return self._features(key, slide_id, patches=patches).features
 
     def header(self, key: str, slide_id: str, *, patches: str = SPOTS) -> FeatureHeader:
         """What the features of one slide say of themselves: fingerprint, record, scale."""
-        return read_features(features_path(self.path, slide_id, key=key, patches=patches)).header
+        return self._features(key, slide_id, patches=patches).header
+
+    def _features(self, key: str, slide_id: str, *, patches: str) -> FeatureFile:
+        path = features_path(self.path, slide_id, key=key, patches=patches)
+        file = read_features(path)
+        if file.header.slide_id != slide_id:
+            msg = f"{path} says that it is of slide {file.header.slide_id}: files of a store are never renamed"
+            raise StoreError(msg)
+        return file
 
     def table(
         self,
@@ -157,6 +165,13 @@ class Store:
             frame = self.slide_frame
             kept = set(frame["slide_id"].to_numpy()[holds(where, frame)])
             chosen = tuple(slide for slide in chosen if slide in kept)
+            if not chosen:
+                msg = f"{self.path}: `where` keeps none of the slides that have {', '.join(keys)}: {where}"
+                raise StoreError(msg)
+        if len(set(chosen)) < len(chosen):
+            twice = sorted({slide for slide in chosen if chosen.count(slide) > 1})
+            msg = f"slides {', '.join(twice)} are asked for more than once: give each slide once"
+            raise StoreError(msg)
         if not chosen or not keys:
             have = ", ".join(self.keys(patches)) or "no features"
             wanted = f"{', '.join(keys)}{' with counts' if expression else ''}"

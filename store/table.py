@@ -107,7 +107,7 @@ class Table:
         StoreError
             If the table has no such key, or keys of different token grids are wanted side by side.
         """
-        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        rows = np.arange(len(self)) if rows is None else self._checked_rows(rows)
         columns = self._columns(key)
         tokens = columns[0].row_shape[:-1]
         flat = rows.reshape(-1)
@@ -117,8 +117,27 @@ class Table:
             column.gather(slide, row, out=out[..., start : start + column.dim])
             start += column.dim
         if mask is not None:
-            out[~mask.reshape(-1)] = 0.0
+            out[~np.asarray(mask, dtype=np.bool_).reshape(-1)] = 0.0
         return out.reshape(*rows.shape, *out.shape[1:])
+
+    def _checked_rows(self, rows: Ints) -> Ints:
+        """Rows as whole numbers inside the table.
+
+        Raises
+        ------
+        StoreError
+            If they are truth values, fractions, or outside.
+        """
+        rows = np.asarray(rows)
+        if not np.issubdtype(rows.dtype, np.integer):
+            if rows.size == 0:
+                return rows.astype(np.int64)
+            msg = f"rows of type {rows.dtype}: give numbers of rows (np.flatnonzero of truth values)"
+            raise StoreError(msg)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            msg = f"rows from {rows.min()} to {rows.max()} of a table that has {len(self)}"
+            raise StoreError(msg)
+        return rows
 
     def _columns(self, key: str | None) -> list[FeatureColumn]:
         """Columns that lie side by side."""

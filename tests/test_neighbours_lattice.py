@@ -193,3 +193,19 @@ def test_the_olfactory_bulb_is_staggered(real_data):
         steps = np.median(found.distance[interior], axis=0)
         assert (np.abs(steps[[1, 2, 5, 6]] - 150) < 10).all()  # diagonals, at the pitch
         assert (np.abs(steps[[0, 3, 4, 7]] - 212) < 20).all()
+
+
+def test_slides_on_different_arrays_are_refused_together():
+    square = np.stack(np.divmod(np.arange(36), 6), axis=1)
+    hexagonal = np.array([[r, 2 * c + r % 2] for r in range(6) for c in range(6)])
+    positions = np.concatenate([square * 200.0, hexagonal[:, ::-1] * [50.0, 86.6]])
+    array, slide = np.concatenate([square, hexagonal]), np.repeat([0, 1], 36)
+    with pytest.raises(
+        StoreError, match=r"slides lie on different arrays \(hex, square\): take windows slide by slide"
+    ):
+        array_kind(array, center_um=positions, slide=slide)
+    assert array_kind(square, center_um=positions[:36]) == "square"
+    assert array_kind(hexagonal, center_um=positions[36:]) == "hex"
+    few = np.array([[0, 0], [0, 2], [1, 1]])  # three spots of a square array, even by chance
+    both = np.concatenate([square, few])
+    assert array_kind(both, center_um=both * 200.0, slide=np.repeat([0, 1], [36, 3])) == "square"

@@ -1,6 +1,8 @@
 """Rows of many files as one array: the same rows as concatenating them, and pages that are given back."""
 
 import mmap
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tissuary.store import memory_limit, row_map
+from tissuary.store.errors import DamagedFileError
 from tissuary.store.feature_column import FeatureColumn, standardise
 from tissuary.store.feature_file import FeatureHeader, read_features, write_features
 from tissuary.store.row_map import RowMap
@@ -32,7 +35,7 @@ def test_rows_are_those_of_the_parts_one_after_another(tmp_path_factory, lengths
     folder, rng = tmp_path_factory.mktemp("parts"), np.random.default_rng(seed)
     arrays = [rng.normal(size=(n, *shape)).astype(dtype) for n in lengths]
     parts = [mapped(folder / str(i), rows) for i, rows in enumerate(arrays)]
-    assert RowMap.serves(parts)
+    assert RowMap.served(parts, np.dtype(dtype)) == list(range(len(parts)))
     whole = RowMap(parts)
     slide = rng.integers(0, len(parts), 100)
     row = np.array([rng.integers(0, lengths[one]) for one in slide])
@@ -46,13 +49,13 @@ def test_parts_that_cannot_lie_side_by_side_are_gathered_otherwise(tmp_path):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(9, 4)).astype("<f2"), rng.normal(size=(6, 4)).astype("<f4")
     whole = mapped(tmp_path / "a", a)
-    for parts in (
-        [whole, mapped(tmp_path / "b", b)],  # of two types
-        [whole, mapped(tmp_path / "c", a, offset=16)],  # not on a page
-        [whole[2:], whole],  # a view into a map
-        [a, whole],  # not on disk
+    for parts, served in (
+        ([whole, mapped(tmp_path / "b", b)], [1]),  # of two types: those of the wider one
+        ([whole, mapped(tmp_path / "c", a, offset=16)], [0]),  # not on a page
+        ([whole[2:], whole], [1]),  # a view into a map
+        ([a, whole], [1]),  # not on disk
     ):
-        assert not RowMap.serves(parts)
+        assert RowMap.served(parts, np.result_type(*parts)) == served
         column = FeatureColumn("toy@20x", "print", tuple(parts))
         slide, row = np.array([1, 0, 1, 1]), np.array([5, 6, 0, 5])
         expected = np.stack([parts[s][r] for s, r in zip(slide, row, strict=True)])
@@ -70,7 +73,7 @@ def test_feature_files_are_served_and_standardised_block_by_block(tmp_path, monk
         with write_features(path, header, shape=(80, 64)) as writer:
             writer.append(rng.normal(i, 1 + i, size=(80, 64)))
         parts.append(read_features(path).features)
-    assert RowMap.serves(parts)
+    assert RowMap.served(parts, np.dtype("<f2")) == [0, 1, 2]
     column = standardise(FeatureColumn("toy@20x", "print", tuple(parts)), within="slide")
     slide, row = rng.integers(0, 3, 50), rng.integers(0, 80, 50)
     values = [np.asarray(part, dtype=np.float64) for part in parts]
@@ -112,3 +115,71 @@ def test_the_limit_follows_ulimit(monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", limits)
     assert memory_limit.memory_limit() == 10**9
+
+
+def features_of(path, value, *, slide="s", rows=80):
+    header = FeatureHeader(slide, "print", {}, 0.5, 112.0, 1.0, "fp32", "none", 0.5, "none")
+    with write_features(path, header, shape=(rows, 64)) as writer:
+        writer.append(np.full((rows, 64), value))
+    return path
+
+
+def test_a_file_that_was_replaced_gives_the_rows_that_were_opened(tmp_path, caplog):
+    path = features_of(tmp_path / "s.h5", 1.0)
+    column = FeatureColumn("toy@20x", "print", (read_features(path).features,))
+    path.unlink()
+    features_of(path, 7.0)
+    assert (column.gather(np.zeros(3, int), np.arange(3)) == 1.0).all()
+    assert "another file has taken its place" in caplog.text
+    assert (column.select([0]).gather(np.zeros(3, int), np.arange(3)) == 1.0).all()
+    path.unlink()
+    assert (column.select([0]).gather(np.zeros(3, int), np.arange(3)) == 1.0).all()
+
+
+def test_a_file_that_was_cut_off_since_is_an_error_and_no_signal(tmp_path):
+    path = features_of(tmp_path / "s.h5", 1.0)
+    column = FeatureColumn("toy@20x", "print", (read_features(path).features,))
+    with path.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(DamagedFileError, match="was cut off after it was opened"):
+        column.gather(np.zeros(3, int), np.arange(3))
+
+
+def test_empty_and_odd_slides_leave_the_others_side_by_side(tmp_path):
+    files = [features_of(tmp_path / f"{n}.h5", float(n), rows=n) for n in (40, 1, 60)]
+    parts = [*(read_features(path).features for path in files), np.empty((0, 64), "<f2")]
+    assert RowMap.served(parts, np.dtype("<f2")) == [0, 2]  # a row of 128 bytes is not aligned to pages
+    column = FeatureColumn("toy@20x", "print", tuple(parts))
+    slide = np.array([2, 1, 0, 0, 2])
+    assert column.gather(slide, np.array([59, 0, 39, 0, 0]))[:, 0].tolist() == [60, 1, 40, 40, 60]
+    assert column.raw(np.empty(0, int), np.empty(0, int)).shape == (0, 64)
+
+
+def test_a_forked_child_gathers_too(tmp_path):
+    """Torch's threads do not come along with a fork: waiting for them would never end."""
+    script = """
+import os, sys, torch
+import numpy as np
+from pathlib import Path
+from tissuary.store.feature_column import FeatureColumn
+from tissuary.store.feature_file import read_features
+column = FeatureColumn("toy@20x", "print", (read_features(Path(sys.argv[1])).features,))
+def total():
+    return float(column.gather(np.zeros(2000, int), np.arange(2000)).sum())
+expected = total()
+child = os.fork()
+if child == 0:
+    os._exit(0 if total() == expected else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    path = features_of(tmp_path / "s.h5", 1.0, rows=2000)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_the_limit_is_that_of_the_narrowest_group_around(tmp_path, monkeypatch):
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    (tmp_path / "job" / "memory.max").write_text("12345678\n")
+    (tmp_path / "job" / "step" / "memory.max").write_text("max\n")
+    monkeypatch.setattr(memory_limit, "_groups", lambda: [(tmp_path, "/job/step")])
+    assert memory_limit.memory_limit() == 12345678

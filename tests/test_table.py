@@ -60,7 +60,7 @@ def test_expressions_on_slides_open_no_other_slide(store):
     table = store.table(KEY, where=pl.col("patient_id") == "A")
     assert table.slide_ids == ("a1", "a2")
     assert len(store.table(KEY, slides=["a2", "a1"], where=pl.col("slide_id").is_in(["a2"]))) == 30
-    with pytest.raises(StoreError, match="no slide has toy@20x with counts"):
+    with pytest.raises(StoreError, match="`where` keeps none of the slides that have toy@20x"):
         store.table(KEY, where=pl.col("mpp") > 1)
 
 
@@ -130,3 +130,31 @@ def test_all_genes_come_with_who_measured_them(differing):
     np.testing.assert_array_equal(table.select_slides([1]).measured, table.measured[[1]])
     with pytest.raises(StoreError, match="genes 'some': choose shared"):
         store.table(KEY, genes="some")
+
+
+def test_rows_are_whole_numbers_inside_the_table(store):
+    table = store.table(KEY)
+    with pytest.raises(StoreError, match=r"rows of type bool: give numbers"):
+        table.features(rows=np.ones(len(table), bool))
+    with pytest.raises(StoreError, match=r"rows from -1 to -1 of a table that has"):
+        table.features(rows=np.array([-1]))
+    masked = table.features(rows=np.arange(3), mask=np.array([1, 1, 0]))
+    np.testing.assert_array_equal(masked[:2], table.features(rows=np.arange(2)))
+    assert not masked[2].any()
+
+
+def test_a_slide_is_asked_for_once(store):
+    with pytest.raises(StoreError, match="slides a1 are asked for more than once"):
+        store.table(KEY, slides=["a1", "a2", "a1"])
+
+
+def test_files_of_another_slide_are_refused(store):
+    one, other = (expression_path(store.path, slide) for slide in ("a1", "a2"))
+    content = one.read_bytes(), other.read_bytes()
+    one.write_bytes(content[1]), other.write_bytes(content[0])
+    with pytest.raises(StoreError, match=r"expression/a1.h5ad says that it is of slide a2"):
+        Store(store.path).table(KEY)
+    path = features_path(store.path, "a1", key=KEY)
+    path.write_bytes(features_path(store.path, "a2", key=KEY).read_bytes())
+    with pytest.raises(StoreError, match="says that it is of slide a2"):
+        Store(store.path).features(KEY, "a1")
