@@ -54,7 +54,7 @@ def compare(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")] = False,
 ) -> None:
-    """Score heads and controls under a protocol; write report.html, results.json and results.parquet.
+    """Score heads and controls under a protocol; write report.html, results.json, results.parquet, provenance.json.
 
     What is trained is kept in OUT/cells, so that a comparison that was stopped, or gets more heads, goes on.
     """
@@ -116,7 +116,7 @@ def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
 
     from ..heads.evaluation.compare import compare as run_compare
     from ..heads.evaluation.report import write_report
-    from ..heads.evaluation.results_file import write_results
+    from ..heads.evaluation.results_file import write_provenance, write_results
     from ..store import Store
 
     opened = Store(store)
@@ -126,6 +126,7 @@ def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
         comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     write_results(comparison.records, out)
+    write_provenance(comparison, out)
     write_report(comparison, out / "report.html")
     return comparison
 

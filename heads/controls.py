@@ -88,7 +88,9 @@ class Shuffled:
     """`ridge` on targets shuffled among the spots of each slide: what the pipeline scores when nothing is there.
 
     Every gene is shuffled on its own. Shuffling whole profiles would leave the genes' co-expression in place, so that
-    all of them inherit one random direction of feature space, and the mean over genes would be a single draw.
+    all of them inherit one random direction of feature space, and the mean over genes would be a single draw. Levels of
+    slides are taken off before and one level put back: where a protocol leaves them in, what separates slides would
+    still be learnt, and shows within slides too.
 
     Parameters
     ----------
@@ -102,10 +104,10 @@ class Shuffled:
     def fit(self, table: Table) -> Self:
         """Shuffle targets within slides, then fit `ridge`."""
         targets = training_arrays(table)[0].copy()
-        rng = np.random.default_rng(self.seed)
+        rng, level = np.random.default_rng(self.seed), targets.mean(axis=0)
         for one in range(len(table.slide_ids)):
             here = table.slide == one
-            targets[here] = rng.permuted(targets[here], axis=0)
+            targets[here] = level + rng.permuted(targets[here] - targets[here].mean(axis=0), axis=0)
         self.ridge_ = Ridge().fit(replace(table, targets=targets))
         return self
 

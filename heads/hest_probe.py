@@ -71,8 +71,11 @@ class HestProbe:
                     f"it needs as many of both; give pca={min(x.shape)} or less, or pca=None"
                 )
                 raise HeadError(msg)
-            reduce = Pipeline([("scaler", StandardScaler()), ("PCA", PCA(n_components=pca, random_state=seed))]).fit(x)
-        reduced = _reduced(reduce, x)
+            reduce = Pipeline([("scaler", StandardScaler()), ("PCA", PCA(n_components=pca, random_state=seed))])
+            # Not `transform`: a randomised PCA gives the rows it was fitted on another rounding, as HEST has it.
+            reduced = np.asarray(reduce.fit_transform(x), dtype=np.float32)
+        else:
+            reduced = x
         alpha = 100 / (reduced.shape[1] * y.shape[1]) if alpha is None else alpha
         ridge = Ridge(solver="lsqr", alpha=alpha, random_state=seed, fit_intercept=False, max_iter=1000)
         residual = y - ridge.fit(reduced, y).predict(reduced).astype(np.float64)

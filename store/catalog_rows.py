@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ class Entry(NamedTuple):
 
 STAT = ("slide_id", "size", "mtime_ns")
 """Columns that the file system tells."""
+
+_THREADS = 4
+"""Folders looked through beside one another: a network drive answers each look at a file after a while."""
 
 _DEFAULTS = Entry._field_defaults
 
@@ -114,10 +118,9 @@ def list_folders(root: Path) -> tuple[Folder, ...]:
         for key in _folders(root / "features" / patches):
             found.append(("features", f"features/{patches}/{key}", ".h5", patches, key))
     found.append(("expression", "expression", ".h5ad", "", ""))
-    return tuple(
-        Folder(kind, path, suffix, patches, key, _files(root / path, suffix))
-        for kind, path, suffix, patches, key in found
-    )
+    with ThreadPoolExecutor(_THREADS) as pool:
+        files = pool.map(lambda folder: _files(root / folder[1], folder[2]), found)
+        return tuple(Folder(*folder, columns) for folder, columns in zip(found, files, strict=True))
 
 
 def to_columns(entries: list[Entry]) -> dict[str, list[Any]]:
@@ -127,7 +130,7 @@ def to_columns(entries: list[Entry]) -> dict[str, list[Any]]:
 
 
 def _folders(parent: Path) -> list[str]:
-    with _listing(parent) as names:
+    with _listing(parent) as (names, _):
         return sorted(name for name in names if name[0] != "." and (parent / name).is_dir())
 
 
@@ -136,11 +139,11 @@ def _files(parent: Path, suffix: str) -> dict[str, list[Any]]:
     slide_ids: list[str] = []
     sizes: list[int] = []
     times: list[int] = []
-    with _listing(parent) as names:
-        here, end = f"{parent}{os.sep}", -len(suffix)
+    with _listing(parent) as (names, descriptor):
+        end = -len(suffix)
         for name in sorted(name for name in names if name.endswith(suffix) and name[0] != "."):
             try:
-                stat = os.stat(here + name)  # noqa: PTH116
+                stat = os.stat(name, dir_fd=descriptor)
             except FileNotFoundError:  # removed since, or a link to nothing
                 continue
             slide_ids.append(name[:end])
@@ -150,26 +153,25 @@ def _files(parent: Path, suffix: str) -> dict[str, list[Any]]:
 
 
 @contextmanager
-def _listing(parent: Path) -> Iterator[list[str]]:
-    """Names in a folder, none where it is not there (any more).
+def _listing(parent: Path) -> Iterator[tuple[list[str], int]]:
+    """Names in a folder, none where it is not there (any more), and its descriptor.
 
     Raises
     ------
     StoreError
         If it cannot be listed, or its files cannot be looked at: a store is never taken for a smaller one.
     """
+    descriptor = -1
     try:
-        names = os.listdir(parent)  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
-        names = []
+        try:
+            descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            yield [], -1
+        else:
+            yield os.listdir(descriptor), descriptor  # noqa: PTH208
     except OSError as error:
-        raise _cannot_list(parent, error) from error
-    try:
-        yield names
-    except OSError as error:
-        raise _cannot_list(parent, error) from error
-
-
-def _cannot_list(parent: Path, error: OSError) -> StoreError:
-    msg = f"{parent} cannot be listed ({error.strerror}): give yourself the right to read it, and run again"
-    return StoreError(msg)
+        msg = f"{parent} cannot be listed ({error.strerror}): give yourself the right to read it, and run again"
+        raise StoreError(msg) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -19,8 +19,11 @@ def tool_of(file: Any) -> str | None:
     The layouts are those that the tools write (TRIDENT a91fa84, CLAM 53e2409, STAMP c54ce06, HEST afd42c3, TRIPLEX
     4750051); CLAM's features carry no attribute at all, so it comes last.
     """
+    import h5py
+
     names = set(file)
-    coords = set(file["coords"].attrs) if "coords" in names else set()
+    inside = isinstance(file.get("coords", getlink=True), h5py.HardLink)  # a link may lead to any file, or to a pipe
+    coords = set(file["coords"].attrs) if inside else set()
     if "stamp_version" in file.attrs or "feats" in names:
         return "stamp"
     if "patch_size_level0" in coords:

@@ -121,12 +121,12 @@ def test_a_file_with_a_problem_is_looked_at_each_time_and_nothing_is_written_for
 
 
 def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(store, monkeypatch):
-    def refuse(path, listdir=os.listdir):
+    def refuse(path, *words, before=os.open):
         if str(path).endswith(KEY):
             raise PermissionError(13, "Permission denied", str(path))
-        return listdir(path)
+        return before(path, *words)
 
-    monkeypatch.setattr("tissuary.store.catalog_rows.os.listdir", refuse)
+    monkeypatch.setattr("tissuary.store.catalog_rows.os.open", refuse)
     with pytest.raises(StoreError, match=rf"{KEY} cannot be listed \(Permission denied\): give yourself the right"):
         load_catalog(store.path)
 

@@ -1,19 +1,24 @@
 """Comparisons that stop and go on, several sets of features, and heads in modes."""
 
+import json
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
 from tissuary.heads import CompareOptions, compare
 from tissuary.heads.evaluation.contestants import Contestant, contestants
 from tissuary.heads.evaluation.protocols import get_protocol
+from tissuary.heads.evaluation.results_file import write_provenance
 from tissuary.heads.ridge import Ridge
 from tissuary.store import Store
-from tissuary.store.errors import HeadError
+from tissuary.store.errors import HeadError, StoreError
 from tissuary.store.expression import read_expression, write_expression
+from tissuary.store.feature_file import read_features, write_features
 from tissuary.store.patch_file import read_patches
-from tissuary.store.schema import expression_path, patches_path
+from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.slide_file import read_slide, write_slide
 
 SLIDES = {f"{p}1": (p, 25) for p in "ABCD"}
 TIMES = {"fit_seconds", "predict_seconds"}
@@ -132,3 +137,80 @@ def test_a_mode_that_a_head_does_not_have_is_named(store, options):
     (skipped,) = [reason for label, reason in found.skipped if label == "knn (paper) (strict)"]
     assert "mode" in skipped
     assert np.isfinite([r["pcc_slide_mean"] for r in found.records if r["head"] == "ridge"]).all()
+
+
+def test_cells_are_not_taken_when_features_were_replaced_under_one_fingerprint(store, options, fits):
+    first = compare(store, options=options)
+    before = len(fits)
+    for slide in SLIDES:
+        path = features_path(store.path, slide, key="toy@20x")
+        found = read_features(path)
+        rows = np.array(found.features)[::-1]
+        path.unlink()
+        with write_features(path, found.header, shape=rows.shape) as writer:
+            writer.append(rows)
+    again = compare(Store(store.path), options=options)
+    assert len(fits) == 2 * before
+    scores = [{r["fold"]: r["pcc_slide_mean"] for r in one.records if r["head"] == "ridge"} for one in (first, again)]
+    assert scores[1]["all"] < scores[0]["all"]
+
+
+def test_a_protocol_that_the_slides_do_not_allow_costs_itself(make_store):
+    store = make_store({"a1": ("A", 25), "a2": ("A", 25)})
+    found = compare(store, options=CompareOptions(heads=("ridge",), protocols=("strict", "strict-slide")))
+    assert [protocol.name for protocol in found.protocols] == ["strict-slide"]
+    assert {r["protocol"] for r in found.records} == {"strict-slide"}
+    (skipped,) = [reason for label, reason in found.skipped if label == "every head (strict)"]
+    assert "Use --protocol strict-slide" in skipped
+
+
+def test_a_feature_that_is_no_number_is_named(store, options):
+    path = features_path(store.path, "B1", key="toy@20x")
+    found = read_features(path)
+    rows = np.array(found.features)
+    rows[3, 1] = np.nan
+    path.unlink()
+    write_without_checks(path, found.header, rows)
+    with pytest.raises(StoreError, match=r"features toy@20x of slide B1 are not finite in row 3"):
+        compare(Store(store.path), options=options)
+
+
+def write_without_checks(path, header, rows):
+    """A writer refuses NaN, so it is put into the finished file."""
+    with write_features(path, header, shape=rows.shape) as writer:
+        writer.append(np.nan_to_num(rows))
+    with h5py.File(path, "r+") as file:
+        file["features"][3, 1] = np.nan
+
+
+def test_slides_without_a_picture_have_maps_without_one(store, options):
+    for slide in SLIDES:
+        path = slide_path(store.path, slide)
+        record = read_slide(path)
+        path.unlink()
+        write_slide(path, record, thumbnail=None)
+    found = compare(Store(store.path), options=options)
+    assert found.maps
+    assert all(one.thumbnail is None for one in found.maps)
+
+
+def test_provenance_names_slides_genes_and_what_was_changed(store, options, tmp_path):
+    found = compare(store, options=replace(options, panel=("gene3", "gene5"), spot_weight="none"))
+    path = write_provenance(found, tmp_path)
+    content = json.loads(path.read_text())
+    assert content["folds"]["strict"]["A"] == {"train": ["B1", "C1", "D1"], "test": ["A1"], "genes": ["gene3", "gene5"]}
+    said = content["protocols"]["strict"]["adapted"]
+    assert "spots weighted by none in place of depth" in said
+    assert "genes list of 2 in place of heg250" in said
+    assert set(content["fingerprints"]) == {"toy@20x", "toy@5x"}
+    (plain,) = compare(store, options=options).protocols
+    assert plain == get_protocol("strict")
+
+
+def test_pooled_scores_have_patients_where_each_fold_is_one(make_store):
+    store = make_store({f"{p}{i}": (p, 25) for p in "ABCDE" for i in range(2)}, n_genes=70)
+    found = compare(store, options=CompareOptions(heads=("ridge",), protocols=("hest-bench/a2",)))
+    whole = next(r for r in found.records if (r["head"], r["mode"], r["fold"]) == ("ridge", "default", "all"))
+    folds = {r["fold"]: r["pcc_pooled"] for r in found.records if (r["head"], r["mode"]) == ("ridge", "default")}
+    assert whole["per_patient_score"] == {patient: folds[patient] for patient in "ABCDE"}
+    assert whole["pcc_pooled_low"] <= whole["pcc_pooled"] <= whole["pcc_pooled_high"]

@@ -212,8 +212,9 @@ def test_the_hest_probe_is_scikit_learn_composed_by_the_page(pca):
     found = head.predict(test)
     if pca:
         scaler = StandardScaler().fit(x)
-        reduce = PCA(n_components=256, random_state=1).fit(scaler.transform(x))
-        x, held = (reduce.transform(scaler.transform(part)).astype(np.float32) for part in (x, held))
+        reduce = PCA(n_components=256, random_state=1)
+        learnt = reduce.fit_transform(scaler.transform(x))
+        x, held = learnt.astype(np.float32), reduce.transform(scaler.transform(held)).astype(np.float32)
     alpha = 100 / (x.shape[1] * 50)
     probe = SklearnRidge(solver="lsqr", alpha=alpha, fit_intercept=False, max_iter=1000, random_state=1)
     expected = probe.fit(x, y).predict(held)

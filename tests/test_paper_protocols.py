@@ -47,8 +47,9 @@ def test_hest_is_scikit_learns_own_probe(store, name):
         a, b = x[train], x[test]
         if name.endswith("a1"):
             scaler = StandardScaler().fit(a)
-            pca = PCA(n_components=24, random_state=1).fit(scaler.transform(a))
-            a, b = (torch.Tensor(pca.transform(scaler.transform(part))) for part in (a, b))
+            pca = PCA(n_components=24, random_state=1)
+            learnt = pca.fit_transform(scaler.transform(a))
+            a, b = torch.Tensor(learnt), torch.Tensor(pca.transform(scaler.transform(b)))
         alpha = 100 / (24 * 50)
         probe = Ridge(solver="lsqr", alpha=alpha, fit_intercept=False, max_iter=1000, random_state=1)
         theirs = probe.fit(a, y_train).predict(b)

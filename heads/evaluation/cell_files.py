@@ -21,7 +21,7 @@ from ...store.table import Table
 
 log = logging.getLogger(__name__)
 
-VERSIONS = ("torch", "numpy", "scipy", "scikit-learn", "scanpy")
+VERSIONS = ("torch", "numpy", "scipy", "scikit-learn", "scanpy", "anndata")
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -46,9 +46,9 @@ class Trained:
 class CellFolder:
     """Trained cells by what they were trained from; a folder of files that may be deleted at any time.
 
-    A file's name is a digest over everything that shapes a prediction: head and mode, seed, protocol, slides of the
-    fold, fingerprints of the features, spots and counts, the code of heads and store, the versions of the libraries.
-    Whatever changes makes another name, so nothing stale is ever taken.
+    A file's name is a digest over everything that shapes a prediction: head and mode, seed, protocol, the numbers of
+    the fold as heads get them, the code of heads and store, the versions of the libraries. Whatever changes makes
+    another name.
 
     Parameters
     ----------
@@ -101,16 +101,26 @@ def _plain(value: object) -> object:
     raise TypeError(msg)
 
 
-def data_digest(table: Table) -> str:
-    """Digest of the spots of a comparison: who they are, where they lie, whose they are, and their counts."""
-    assert table.counts is not None and table.depth is not None
-    digest = hashlib.sha256(json.dumps([table.slide_ids, table.patient_ids, list(map(str, table.genes))]).encode())
-    arrays = (table.slide, table.row, table.center_um, table.depth, table.array)
-    for part in (*arrays, table.counts.indptr, table.counts.indices, table.counts.data):
-        if part is not None:
-            digest.update(str(part.dtype).encode() + np.ascontiguousarray(part).tobytes())
-    digest.update("\n".join(table.barcode.tolist()).encode())
+def prepared_digest(train: Table, test: Table, *others: NDArray[Any]) -> str:
+    """Digest of the numbers that heads of one fold get: features, density, targets, weights, offsets, genes."""
+    digest = hashlib.sha256(json.dumps([train.panel, list(train.columns), list(train.control_columns)]).encode())
+    for table in (train, test):
+        columns = (*table.columns.values(), *table.control_columns.values())
+        for column in columns:
+            for part in (column.gather(table.slide, table.row), column.shift, column.scale):
+                _update(digest, part)
+        arrays = (table.targets, table.target_offset, table.weights, table.array, table.center_um, table.slide)
+        for array in arrays:
+            _update(digest, array)
+    for other in others:
+        _update(digest, other)
     return digest.hexdigest()
+
+
+def _update(digest: Any, part: NDArray[Any] | None) -> None:
+    if part is not None:
+        digest.update(f"{part.dtype}{part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).data)
 
 
 def code_digest() -> str:

@@ -56,14 +56,12 @@ class CellPlan:
         return self.features.views if self.contestant.entry.features else None
 
     def identity(self, prepared: Prepared, common: Mapping[str, Any]) -> dict[str, Any]:
-        """All that shapes the cell's predictions; `common` is what all cells of a comparison share."""
-        whole = prepared.train, prepared.test
+        """All that shapes the cell's predictions; `common` is what all cells on the same numbers share."""
         return {
             **common,
             "contestant": asdict(self.contestant),
             "protocol": asdict(self.protocol),
-            "slides": [table.slide_ids for table in whole],
-            "features": {key: column.fingerprint for key, column in prepared.train.columns.items()},
+            "slides": [(table.slide_ids, table.patient_ids) for table in (prepared.train, prepared.test)],
             "keys": self.features.keys,
             "seed": self.seed,
         }

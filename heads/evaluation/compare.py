@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...store.errors import HeadError
+from ...store.errors import HeadError, ProtocolError, TissuaryError
 from ...store.naming import SPOTS
 from ...store.store import Store
 from ...store.table import Table
 from ..registry import HEADS
 from ..ridge_design import forget_design
-from .cell_files import CellFolder, code_digest, data_digest
+from .cell_files import CellFolder, code_digest, prepared_digest
 from .cells import CellPlan, run_cell, scored
 from .comparison import Comparison
 from .contestants import Contestant, contestants
@@ -21,9 +22,9 @@ from .feature_sets import FeatureSet, feature_sets
 from .folds import Fold
 from .gene_maps import gene_maps, genes_without_map
 from .head_detail import head_details
-from .preparation import prepare, prepare_cohort
+from .preparation import Prepared, prepare, prepare_cohort
 from .protocol_ceiling import protocol_ceilings
-from .protocol_changes import with_panel, with_preprocessing
+from .protocol_changes import changes_told, with_panel, with_preprocessing
 from .protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
 from .protocols import get_protocol
 from .provenance import provenance
@@ -121,24 +122,31 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
     sets = feature_sets(store, backbones=options.backbones, view_sets=options.view_sets, patches=options.patches)
     keys = tuple(dict.fromkeys(key for one in sets for key in one.keys))
     table, warnings = usable_table(store, keys, patches=options.patches)
-    plans = [
-        _Plan(protocol, outer_folds(protocol, table.slide_ids, table.patient_ids), who)
-        for protocol, who in zip(protocols, lines, strict=True)
-    ]
-    results = _run(plans, table, sets, options=options, progress=progress)
+    results = Results()
+    plans = []
+    for protocol, who in zip(protocols, lines, strict=True):
+        with _protocol_may_fail(protocol, results, alone=len(protocols) == 1):
+            plans.append(_Plan(protocol, outer_folds(protocol, table.slide_ids, table.patient_ids), who))
+    _run(plans, table, sets, results, options=options, progress=progress)
+    if not results.records and results.impossible:
+        raise ProtocolError("; ".join(f"{name}: {reason}" for name, reason in results.impossible.items()))
     results.add_aggregates()
-    score = protocols[0].score
-    maps = gene_maps(store, results.records, results.held_out, genes=options.genes, score=score)
+    ran = tuple(protocol for protocol in protocols if protocol.name not in results.impossible)
+    maps = gene_maps(store, results.records, results.held_out, genes=options.genes, score=ran[0].score)
     missing = (*_missing_controls(results), *genes_without_map(options.genes, maps))
     return Comparison(
-        protocols=protocols,
+        protocols=ran,
         records=tuple(results.records),
         warnings=(*patient_warnings(table.patient_ids), *warnings, *missing),
-        skipped=tuple((f"{line[-1]} ({line[0]})", reason) for line, reason in results.skipped.items()),
+        skipped=(
+            *((f"every head ({name})", reason) for name, reason in results.impossible.items()),
+            *((f"{line[-1]} ({line[0]})", reason) for line, reason in results.skipped.items()),
+        ),
         maps=maps,
         provenance=provenance(store, table, sets, options=options),
+        folds=results.folds,
         details=head_details(results.held_out),
-        ceilings=protocol_ceilings(protocols, SpotCounts.of(table), results.held_out, seed=options.seed),
+        ceilings=protocol_ceilings(ran, SpotCounts.of(table), results.held_out, seed=options.seed),
     )
 
 
@@ -146,33 +154,56 @@ def _run(
     plans: Sequence[_Plan],
     table: Table,
     sets: Sequence[FeatureSet],
+    results: Results,
     *,
     options: CompareOptions,
     progress: Progress | None,
-) -> Results:
-    results, folder, done = Results(), CellFolder(options.cells), 0
-    common = {} if options.cells is None else {"data": data_digest(table), "code": code_digest()}
+) -> None:
+    folder, done = CellFolder(options.cells), 0
+    code = {} if options.cells is None else {"code": code_digest()}
     total = sum(len(cells) for plan in plans for _, _, cells in plan.cells(sets, options.seed))
     for plan in plans:
-        cohort = prepare_cohort(table, plan.protocol)
-        for one, fold, cells in plan.cells(sets, options.seed):
-            prepared = prepare(replace(cohort, table=one.of(cohort.table)), fold, plan.protocol)
-            for cell in cells:
-                if progress is not None:
-                    progress(f"{cell.protocol.name} / {fold.name} / {cell.contestant.label}", done, total)
-                done += 1
-                if line_of(cell) in results.skipped:
-                    continue
-                try:
-                    trained = run_cell(cell, prepared, cells=folder, common=common)
-                    results.add(cell, *scored(cell, prepared, trained))
-                except HeadError as error:
-                    results.skip(cell, str(error))
+        with _protocol_may_fail(plan.protocol, results, alone=len(plans) == 1):
+            cohort = prepare_cohort(table, plan.protocol)
+            for one, fold, cells in plan.cells(sets, options.seed):
+                prepared = prepare(replace(cohort, table=one.of(cohort.table)), fold, plan.protocol)
+                results.add_fold(plan.protocol, fold, prepared)
+                common = code and {
+                    **code,
+                    "numbers": prepared_digest(prepared.train, prepared.test, prepared.test_depth),
+                }
+                for cell in cells:
+                    if progress is not None:
+                        progress(f"{cell.protocol.name} / {fold.name} / {cell.contestant.label}", done, total)
+                    done += 1
+                    _run_one(cell, prepared, results, folder=folder, common=common)
     forget_design()
     if progress is not None:
         again = f" ({folder.taken} cells were trained before)" if folder.taken else ""
         progress(f"done{again}", total, total)
-    return results
+
+
+def _run_one(
+    cell: CellPlan, prepared: Prepared, results: Results, *, folder: CellFolder, common: dict[str, str]
+) -> None:
+    if line_of(cell) in results.skipped:
+        return
+    try:
+        trained = run_cell(cell, prepared, cells=folder, common=common)
+        results.add(cell, *scored(cell, prepared, trained))
+    except HeadError as error:
+        results.skip(cell, str(error))
+
+
+@contextmanager
+def _protocol_may_fail(protocol: Protocol, results: Results, *, alone: bool) -> Iterator[None]:
+    """A protocol that these slides do not allow costs itself, unless it is the only one."""
+    try:
+        yield
+    except TissuaryError as error:
+        if alone:
+            raise
+        results.give_up(protocol, str(error))
 
 
 def _missing_controls(results: Results) -> tuple[str, ...]:
@@ -191,4 +222,4 @@ def _protocol(name: str, options: CompareOptions) -> Protocol:
         target_centring=options.centring,
         spot_weight=options.spot_weight,
     )
-    return with_panel(protocol, panel=options.panel, size=options.panel_size)
+    return changes_told(with_panel(protocol, panel=options.panel, size=options.panel_size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -91,6 +91,8 @@ class Comparison:
     provenance
         Names of what the numbers depend on: store, fingerprints, versions, machine, licences, date, command. Values
         may be nested mappings and lists.
+    folds
+        Training slides, test slides and genes of each fold, by protocol and fold.
     details
         Scores by gene and by slide, and calibration, of each line; `head_detail.head_details` makes them.
     ceilings
@@ -103,5 +105,6 @@ class Comparison:
     skipped: tuple[tuple[str, str], ...]
     maps: tuple[GeneMap, ...]
     provenance: dict[str, object]
+    folds: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
     details: tuple[HeadDetail, ...] = ()
     ceilings: tuple[Ceiling, ...] = ()

@@ -32,9 +32,12 @@ def scaled_components(train: Table, test: Table, *, seed: int) -> tuple[Table, T
     x = train.features()
     components = min(COMPONENTS, *x.shape)
     steps = [("scaler", StandardScaler()), ("pca", PCA(n_components=components, random_state=seed))]
-    pipe = Pipeline(steps).fit(x)
+    pipe = Pipeline(steps)
+    learnt = pipe.fit_transform(
+        x
+    )  # not `transform`: a randomised PCA gives its own rows another rounding, as HEST has it
     words = f"z-scored over training spots and reduced to {components} principal components learnt there"
-    return _with(train, pipe.transform(x)), _with(test, pipe.transform(test.features())), words
+    return _with(train, learnt), _with(test, pipe.transform(test.features())), words
 
 
 def _with(table: Table, components: NDArray[Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...store.arrays import Floats
+from ...store.errors import StoreError
 from ...store.schema import slide_path
 from ...store.slide_file import read_thumbnail
 from ...store.store import Store
@@ -18,6 +20,8 @@ from .comparison import GeneMap, Record
 from .leaderboard_rows import HEADLINE_FIELD
 from .lines import Line, line_of_record
 from .numerals import number
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,12 @@ def _map(
     one = next(h for h in held if slide_id in h.test.slide_ids and gene in h.test.panel)
     here = one.test.slide == one.test.slide_ids.index(slide_id)
     column = one.test.panel.index(gene)
-    thumbnail = read_thumbnail(slide_path(store.path, slide_id))
     slide = store.slide(slide_id)
+    try:
+        thumbnail = read_thumbnail(slide_path(store.path, slide_id))
+    except StoreError as error:  # imported without its image: the map stands without one
+        log.info("%s", error)
+        thumbnail = None
     return GeneMap(
         gene=gene,
         slide_id=slide_id,
@@ -119,7 +127,7 @@ def _map(
         pcc=by_slide[slide_id],
         head=head,
         thumbnail=thumbnail,
-        thumbnail_um_per_px=slide.width_px * slide.mpp / thumbnail.shape[1],
+        thumbnail_um_per_px=None if thumbnail is None else slide.width_px * slide.mpp / thumbnail.shape[1],
     )
 
 

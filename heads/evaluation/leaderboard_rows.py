@@ -67,9 +67,9 @@ class Row:
 
     @property
     def per_patient(self) -> dict[str, float]:
-        """The score of each patient that has one; records keep the within-slide score by patient and no other."""
-        values = self.aggregate.get("per_patient")
-        if not isinstance(values, dict) or self.field != HEADLINE_FIELD:
+        """The score of each patient that has one."""
+        values = self.aggregate.get("per_patient" if self.field == HEADLINE_FIELD else "per_patient_score")
+        if not isinstance(values, dict):
             return {}
         scores = {str(patient): number(values, patient) for patient in values}
         return {patient: score for patient, score in scores.items() if score is not None}

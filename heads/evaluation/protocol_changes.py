@@ -7,6 +7,7 @@ from dataclasses import replace
 from ...store.errors import ProtocolError
 from .panel_rules import get_panel_rule
 from .protocol_record import TRANSDUCTIVE_FEATURES, FeatureStandardisation, Protocol, SpotWeight, TargetCentring
+from .protocols import get_protocol
 
 
 def with_preprocessing(
@@ -27,6 +28,8 @@ def with_preprocessing(
     """
     standardisation = feature_standardisation or protocol.feature_standardisation
     others = tuple(line for line in protocol.declares if line != TRANSDUCTIVE_FEATURES)
+    if standardisation != protocol.feature_standardisation:
+        others = tuple(line for line in others if not line.startswith("features "))
     transductive = (TRANSDUCTIVE_FEATURES,) if standardisation == "slide" else ()
     return replace(
         protocol,
@@ -56,7 +59,33 @@ def with_panel(protocol: Protocol, *, panel: str | tuple[str, ...] | None = None
         msg = f"a panel of {size} genes: ask for at least one"
         raise ProtocolError(msg)
     if isinstance(panel, tuple):
-        return replace(protocol, panel_genes=panel, panel_size=len(panel))
+        if size is not None:
+            msg = f"a list of {len(panel)} genes and a panel size of {size}: give one of them"
+            raise ProtocolError(msg)
+        given = "genes given as a list: whether test slides helped to choose them is not known here"
+        return replace(
+            protocol,
+            panel_genes=panel,
+            panel_size=len(panel),
+            declares=(*protocol.declares, given),
+            leaks=tuple(leak for leak in protocol.leaks if not leak.startswith("genes chosen on test")),
+        )
     if panel is not None:
         protocol = replace(protocol, panel=panel, panel_size=get_panel_rule(panel).default_size)
     return protocol if size is None else replace(protocol, panel_size=size)
+
+
+def changes_told(protocol: Protocol) -> Protocol:
+    """Return the protocol saying in `adapted` what of it differs from the protocol of its name."""
+    known = get_protocol(protocol.name)
+    changes = [
+        f"changed by the user: {what} {getattr(protocol, field)} in place of {getattr(known, field)}"
+        for what, field in (
+            ("features standardised by", "feature_standardisation"),
+            ("targets centred by", "target_centring"),
+            ("spots weighted by", "spot_weight"),
+            ("genes", "panel_name"),
+        )
+        if getattr(protocol, field) != getattr(known, field)
+    ]
+    return replace(protocol, adapted="; ".join([*([known.adapted] if known.adapted else []), *changes]))

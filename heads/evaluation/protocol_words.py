@@ -78,6 +78,8 @@ def _split_sentences(protocol: Protocol) -> tuple[str, ...]:
 
 
 def _panel_sentence(protocol: Protocol) -> str:
+    if protocol.panel_genes:
+        return f"Genes: a list of {len(protocol.panel_genes)} that was given, those that every slide measured."
     rule = PANEL_RULES.get(protocol.panel)
     summary = protocol.panel if rule is None else rule.summary
     return (

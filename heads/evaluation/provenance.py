@@ -40,7 +40,7 @@ def provenance(store: Store, table: Table, sets: Sequence[FeatureSet], *, option
 
 
 def command(store: Store, options: CompareOptions) -> str:
-    """The command line that makes the same comparison."""
+    """The command line that makes the same comparison; LIST stands for the genes in `provenance.json`."""
     words = ["tissuary compare", store.path.name, "--heads", *options.heads, "--protocol", *options.protocols]
     if options.backbones:
         words += ["--backbone", *options.backbones]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,13 +18,14 @@ import numpy as np
 
 from ...store.atomic import atomic_path
 from ...store.errors import StoreError
-from .comparison import Record
+from .comparison import Comparison, Record
 
 if TYPE_CHECKING:
     import polars
 
 JSON_NAME = "results.json"
 PARQUET_NAME = "results.parquet"
+PROVENANCE_NAME = "provenance.json"
 
 # First the documented fields, in this order in both files; any other field of a record follows.
 FIELDS = (
@@ -59,7 +61,7 @@ FIELDS = (
     "control",
     "diagnostic",
 )
-JSON_COLUMNS = ("preprocessing", "options", "chosen", "per_patient", "undefined")
+JSON_COLUMNS = ("preprocessing", "options", "chosen", "per_patient", "per_patient_score", "undefined")
 
 
 def write_results(records: Sequence[Mapping[str, object]], folder: Path) -> tuple[Path, Path]:
@@ -93,6 +95,25 @@ def write_results(records: Sequence[Mapping[str, object]], folder: Path) -> tupl
     with atomic_path(folder / PARQUET_NAME) as partial:
         frame.write_parquet(partial)
     return folder / JSON_NAME, folder / PARQUET_NAME
+
+
+def write_provenance(comparison: Comparison, folder: Path) -> Path:
+    """Write provenance.json: command, fingerprints, versions and machine, each protocol, each fold's slides and genes.
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be written.
+    """
+    content = {
+        **comparison.provenance,
+        "protocols": {protocol.name: asdict(protocol) for protocol in comparison.protocols},
+        "folds": comparison.folds,
+        "skipped": [list(one) for one in comparison.skipped],
+    }
+    with atomic_path(folder / PROVENANCE_NAME) as partial:
+        partial.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return folder / PROVENANCE_NAME
 
 
 def read_results(path: Path) -> list[Record]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...store.errors import ProtocolError
+from ...store.errors import ProtocolError, StoreError
 from ...store.naming import FeatureKey
 from ...store.store import Store
 from ...store.table import Table
 from .feature_choice import DENSITY
+
+ROWS = 8192
+"""Rows looked at together."""
 
 
 def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[Table, tuple[str, ...]]:
@@ -20,7 +23,7 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[
     Raises
     ------
     StoreError
-        If no slide has features and counts.
+        If no slide has features and counts, or a feature is not finite.
     ProtocolError
         If no spot has a count.
     """
@@ -31,12 +34,33 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[
         if FeatureKey.parse(key).backbone == DENSITY and set(slides) <= set(store.slides_with([key], patches=patches))
     ]
     table = store.table(keys, patches=patches, control_keys=density[:1])
+    check_finite(table)
     warnings = []
     missing = sorted(set(store.slide_ids) - set(table.slide_ids))
     if missing:
         warnings.append(f"{len(missing)} slides lack counts or features and are left out: {', '.join(missing)}")
     table, empty = without_empty_spots(table)
     return table, (*warnings, *empty)
+
+
+def check_finite(table: Table) -> None:
+    """Refuse features with NaN or infinity: one of them would spoil every mean, and every head that reads it.
+
+    Raises
+    ------
+    StoreError
+        Naming key, slide and row.
+    """
+    for column in (*table.columns.values(), *table.control_columns.values()):
+        for slide, part in zip(table.slide_ids, column.parts, strict=True):
+            for start in range(0, len(part), ROWS):
+                wrong = ~np.isfinite(part[start : start + ROWS]).reshape(len(part[start : start + ROWS]), -1).all(
+                    axis=1
+                )
+                if wrong.any():
+                    row = start + int(np.flatnonzero(wrong)[0])
+                    msg = f"features {column.key} of slide {slide} are not finite in row {row}: run `tissuary verify`"
+                    raise StoreError(msg)
 
 
 def without_empty_spots(table: Table) -> tuple[Table, tuple[str, ...]]:

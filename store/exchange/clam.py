@@ -32,7 +32,7 @@ def find_clam(path: Path, *, coords: Path | None = None) -> tuple[Found, ...]:
         Folder of the patches files; searched for below `path` where not given.
     """
     if path.is_file():
-        return (Found(path.stem, path, _patches_below(coords).get(path.stem) if coords else None),)
+        return (_found(path, _patches_below(coords)),)
     places = _patches_below(coords or path)
     h5 = sorted(p for p in path.rglob("h5_files/*.h5") if not p.name.startswith("."))
     names = {p.stem for p in h5}
@@ -41,16 +41,24 @@ def find_clam(path: Path, *, coords: Path | None = None) -> tuple[Found, ...]:
     if not features and path.name != "patches":
         features = sorted(p for p in path.iterdir() if p.suffix in (".h5", ".pt") and not p.name.startswith("."))
     have = {p.stem for p in features}
-    found = [Found(p.stem, p, places.get(p.stem)) for p in features]
-    return tuple(found + [Found(name, p) for name, p in sorted(places.items()) if name not in have and coords is None])
+    alone = sorted(name for name in places if name not in have and coords is None)
+    return tuple([_found(p, places) for p in features] + [Found(name, p) for name in alone for p in places[name]])
 
 
-def _patches_below(folder: Path | None) -> dict[str, Path]:
+def _found(path: Path, places: dict[str, list[Path]]) -> Found:
+    mine = places.get(path.stem, [])
+    return Found(path.stem, path, mine[0] if mine else None, tuple(mine[1:]))
+
+
+def _patches_below(folder: Path | None) -> dict[str, list[Path]]:
     """Patches files by slide: in folders named `patches` below, else those directly in the folder itself."""
     if folder is None or not folder.is_dir():
         return {}
     files = sorted(folder.rglob("patches/*.h5")) or sorted(folder.glob("*.h5"))
-    return {p.stem: p for p in files if not p.name.startswith(".")}
+    places: dict[str, list[Path]] = {}
+    for p in (p for p in files if not p.name.startswith(".")):
+        places.setdefault(p.stem, []).append(p)
+    return places
 
 
 def read_clam(found: Found) -> Foreign:
@@ -59,7 +67,7 @@ def read_clam(found: Found) -> Foreign:
     Raises
     ------
     StoreError
-        If the features are unfinished, or are not of the patches beside them.
+        If the features are unfinished, are not of the patches beside them, or several patches files differ.
     """
     _check_finished(found.path)
     features, corners = _read_features(found.path)
@@ -68,9 +76,10 @@ def read_clam(found: Found) -> Foreign:
     details: dict[str, Any] = {}
     if place is not None:
         stated, side, patch_px, size, details = _read_place(place)
+        _check_rivals(found, stated, (side, patch_px, size, details))
         if corners is None:
             corners = stated
-        elif found.partner is not None and not _among(corners, stated):
+        elif found.partner is not None and not _same_set(corners, stated):
             msg = f"{found.path}: its coordinates are not those of {place}; give the folder of its own with --coords"
             raise StoreError(msg)
     if features is not None and corners is not None and len(features) != len(corners):
@@ -90,6 +99,15 @@ def read_clam(found: Found) -> Foreign:
         size_px=size,
         details=details,
     )
+
+
+def _check_rivals(found: Found, stated: Floats, said: tuple[Any, ...]) -> None:
+    """Two patchings of one slide can share corners and differ in side: which one was meant is not guessed."""
+    for rival in found.rivals:
+        corners, *others = _read_place(rival)
+        if not np.array_equal(corners, stated) or tuple(others) != said:
+            msg = f"{found.path}: {found.partner} and {rival} differ; give the folder of its own with --coords"
+            raise StoreError(msg)
 
 
 def _check_finished(path: Path) -> None:
@@ -121,15 +139,21 @@ def _read_pt(path: Path) -> Floats:
         raise MissingDependencyError(msg) from error
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
+        values = _plain(tensor) if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
     except (*_PICKLE_DAMAGE, pickle.UnpicklingError, struct.error) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{path} cannot be read as a plain tensor ({first}): only tensors are loaded, never code"
         raise DamagedFileError(msg) from error
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+    if values is None:
         msg = f"{path} holds {type(tensor).__name__}; wanted one floating-point tensor (n, dim)"
         raise StoreError(msg)
-    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has no bfloat16; float32 holds it
-    return checked_vectors(wide.numpy(), str(path))
+    return checked_vectors(values, str(path))
+
+
+def _plain(tensor: Any) -> Any:
+    """The values of a tensor, of a parameter too; numpy has no bfloat16, and float32 holds it."""
+    bare = tensor.detach()
+    return (bare.float() if str(bare.dtype) == "torch.bfloat16" else bare).numpy()
 
 
 def _read_place(
@@ -178,5 +202,6 @@ def _downsample(attributes: Any) -> float | None:
     return 1.0 if number(attributes, "patch_level") == 0 else None
 
 
-def _among(corners: Floats, stated: Floats) -> bool:
-    return set(map(tuple, corners.tolist())) <= set(map(tuple, stated.tolist()))
+def _same_set(corners: Floats, stated: Floats) -> bool:
+    """Whether these are the same corners; a part of them could be of larger patches."""
+    return set(map(tuple, corners.tolist())) == set(map(tuple, stated.tolist()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 from ..arrays import Pixels
@@ -12,7 +13,7 @@ from ..errors import StoreError, TissuaryError
 from ..expression import read_expression
 from ..naming import SPOTS, FeatureKey
 from ..schema import SLIDE, expression_path, open_h5, slide_path
-from ..slide_file import read_thumbnail
+from ..slide_file import SAME_MPP, read_thumbnail
 from ..store import Store
 from .outgoing import Column, OutgoingSlide
 
@@ -137,19 +138,23 @@ def _chosen(store: Store, *, keys: Sequence[str], patches: str | None) -> tuple[
 
 
 def load_outgoing(store: Store, slide_id: str, *, keys: Sequence[str], patches: str) -> OutgoingSlide:
-    """Open what a store holds of one slide, refused where features are not of its patches.
+    """Open what a store holds of one slide, refused where features are not of its image and patches.
 
     Raises
     ------
     StoreError
         If a file is damaged, or rows do not belong together.
     """
-    place = store.patches(slide_id, patches=patches)
+    slide, place = store.slide(slide_id), store.patches(slide_id, patches=patches)
     have = {e.key for e in store.entries if (e.kind, e.patches, e.slide_id) == ("features", patches, slide_id)}
     columns = []
     for key in (key for key in keys if key in have):
         header = store.header(key, slide_id, patches=patches)
         features = store.features(key, slide_id, patches=patches)
+        same = (header.slide_id, header.source_digest) == (slide_id, slide.source_digest)
+        if not same or not isclose(header.slide_mpp, slide.mpp, rel_tol=SAME_MPP):
+            msg = f"slide {slide_id}: features {key} were made from another image or scale; featurize it again"
+            raise StoreError(msg)
         if header.patches_digest != place.digest or len(features) != len(place):
             msg = f"slide {slide_id}: features {key} belong to other patches than the store's"
             raise StoreError(msg)
@@ -160,7 +165,7 @@ def load_outgoing(store: Store, slide_id: str, *, keys: Sequence[str], patches: 
         msg = f"slide {slide_id}: rows of the counts are not the spots of the patch file"
         raise StoreError(msg)
     return OutgoingSlide(
-        store.slide(slide_id),
+        slide,
         patches,
         place,
         tuple(columns),

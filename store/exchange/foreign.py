@@ -20,11 +20,14 @@ class Found:
     ----------
     partner
         The file beside it that holds what this one leaves out (coordinates, scale), where there is one.
+    rivals
+        Other files that could be the partner just as well.
     """
 
     slide_id: str
     path: Path
     partner: Path | None = None
+    rivals: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,6 @@ import numpy as np
 
 from ..arrays import Floats, Ints, Strings
 from ..errors import DamagedFileError, StoreError
-
-MARK = "tissuary"
-"""Attribute, JSON, in which an export keeps what the other tool's format has no place for."""
 
 EXACT_CENTERS = "tissuary_center"
 """Dataset float64 (n, 2) of an export whose format would round the centres."""
@@ -25,6 +22,9 @@ EXACT_BARCODES = "tissuary_barcode"
 
 ARRAY = "tissuary_array"
 """Dataset int32 (n, 2) of an export whose format has no place for row and column on an array."""
+
+MOST_PX = 2.0**31
+"""No slide is as wide: a larger size or coordinate is damage."""
 
 _DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError, MemoryError)
 
@@ -78,13 +78,24 @@ def array_of(file: Any, name: str) -> Any:
 
 
 def values_of(file: Any, name: str) -> Any:
-    """Return dataset `name` whole, refused where it claims more than the file can hold."""
+    """Return dataset `name` whole, refused where it claims more than the file can hold, or was never written whole."""
     dataset = array_of(file, name)
     packed = dataset.id.get_create_plist().get_nfilters() > 0
     if dataset.nbytes > Path(file.filename).stat().st_size * (_MOST_PACKED if packed else 1):
         msg = f"{file.filename}: {name!r} says that it is {dataset.shape}, more than the file holds: it is damaged"
         raise DamagedFileError(msg)
+    if _has_holes(dataset):  # HDF5 reads them as zeros
+        msg = f"{file.filename}: {name!r} was never written whole, the tool was cut off: make the file again"
+        raise DamagedFileError(msg)
     return np.asarray(dataset[()])
+
+
+def _has_holes(dataset: Any) -> bool:
+    """Whether space was announced and nothing written there."""
+    if dataset.chunks is None:
+        return bool(dataset.size) and dataset.id.get_storage_size() == 0
+    wanted = math.prod(-(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(dataset.id.get_num_chunks() < wanted)
 
 
 def points_of(file: Any, name: str = "coords") -> Floats:
@@ -97,6 +108,9 @@ def points_of(file: Any, name: str = "coords") -> Floats:
     if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
         msg = f"{file.filename}: {name!r} is {values.shape}; wanted finite (n, 2), x then y"
         raise StoreError(msg)
+    if np.abs(values).max() >= MOST_PX:
+        msg = f"{file.filename}: {name!r} reaches {np.abs(values).max():g}, where no slide does: it is damaged"
+        raise DamagedFileError(msg)
     return values
 
 
@@ -118,7 +132,7 @@ def checked_vectors(values: Any, what: str, *, tokens: bool = False) -> Floats:
     if values.ndim == 1:
         msg = f"{what} is {values.shape}, one vector of a whole slide: a store holds features of patches"
         raise StoreError(msg)
-    if values.dtype.kind != "f" or values.ndim > (3 if tokens else 2):
+    if values.dtype.kind != "f" or not 2 <= values.ndim <= (3 if tokens else 2):
         wanted = "(n, dim) or (n, tokens, dim)" if tokens else "(n, dim)"
         msg = f"{what} is {values.dtype} {values.shape}; wanted floating-point {wanted}"
         raise StoreError(msg)
@@ -184,55 +198,3 @@ def number(attributes: Any, name: str) -> float | None:
         msg = f"attribute {name!r} is {value!r}; wanted a number"
         raise StoreError(msg)
     return found
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What tissuary leaves in a file that it exports: scale, and the names that a store held it under.
-
-    Attributes
-    ----------
-    slide_mpp
-        um per level-0 pixel.
-    fov_um, mpp
-        The patch: side, and um per pixel of its own.
-    encoder
-        As the feature key has it.
-    dtype
-        Of the features in the store.
-    """
-
-    slide_mpp: float
-    fov_um: float
-    mpp: float
-    encoder: str
-    view: str
-    patches: str
-    dtype: str
-
-    def text(self) -> str:
-        """As the attribute `MARK` holds it."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-def mark_in(attributes: Any) -> Mark | None:
-    """What tissuary left in a file that it exported; None in files of others.
-
-    Raises
-    ------
-    StoreError
-        If it is there and says nothing sensible.
-    """
-    value = text(attributes, MARK)
-    if value is None:
-        return None
-    try:
-        mark = Mark(**json.loads(value))
-        lengths = [float(length) for length in (mark.slide_mpp, mark.fov_um, mark.mpp)]
-    except (ValueError, TypeError) as error:
-        msg = f"attribute {MARK!r} is not what an export writes ({error}): export it again"
-        raise StoreError(msg) from error
-    if not all(0 < length < np.inf for length in lengths):
-        msg = f"attribute {MARK!r} has lengths {lengths}; wanted positive ones: export it again"
-        raise StoreError(msg)
-    return mark

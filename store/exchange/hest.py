@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..arrays import Floats, Strings
 from ..errors import StoreError
 from ..naming import SPOTS
 from .foreign import Foreign, Found, plain_number
@@ -33,17 +34,21 @@ def find_hest(path: Path, *, coords: Path | None = None) -> tuple[Found, ...]:
         Folder of the patches files; searched for below `path` where not given.
     """
     where = coords if coords is not None else path if path.is_dir() else path.parent
-    places = {_slide_id(p): p for p in _h5_below(where) if coords is not None or _is_place(p)}
+    places = [p for p in _h5_below(where) if coords is not None or _is_place(p)]
     if path.is_file():
-        partner = places.get(_slide_id(path)) if not _is_place(path) else None
-        return (Found(_slide_id(path), path, partner if partner != path else None),)
+        return (_found(path, [] if _is_place(path) else places),)
     files = _h5_below(path)
     embeddings = [p for p in files if not _is_place(p)]
     have = {_slide_id(p) for p in embeddings}
     alone = [p for p in files if _is_place(p) and _slide_id(p) not in have]
-    return tuple([Found(_slide_id(p), p, places.get(_slide_id(p))) for p in embeddings]) + tuple(
-        Found(_slide_id(p), p) for p in alone
-    )
+    return tuple([_found(p, places) for p in embeddings] + [Found(_slide_id(p), p) for p in alone])
+
+
+def _found(path: Path, places: list[Path]) -> Found:
+    """A file with all that could be its patches file; those named as one come before others under `--coords`."""
+    mine = [p for p in places if _slide_id(p) == _slide_id(path) and p != path]
+    mine = [p for p in mine if _is_place(p)] or mine
+    return Found(_slide_id(path), path, mine[0] if mine else None, tuple(mine[1:]))
 
 
 def _h5_below(folder: Path) -> list[Path]:
@@ -64,7 +69,8 @@ def read_hest(found: Found) -> Foreign:
     Raises
     ------
     StoreError
-        If coordinates are missing (patches of before August 2024), or rows differ in number.
+        If coordinates are missing (patches of before August 2024), rows differ in number, or the patches file beside
+        them holds other spots, or is one of several.
     """
     with open_foreign(found.path) as file:
         features = vectors_of(file, "embeddings") if "embeddings" in file else None
@@ -81,8 +87,7 @@ def read_hest(found: Found) -> Foreign:
         msg = f"{found.path}: coordinates, barcodes and embeddings have {sorted(lengths)} rows"
         raise StoreError(msg)
     if features is not None and found.partner is not None:
-        with open_foreign(found.partner) as file:
-            details = _numbers(file) | details
+        details = _partner_numbers(found, barcode, corners) | details
     return Foreign(
         found.slide_id,
         TOOL,
@@ -98,6 +103,25 @@ def read_hest(found: Found) -> Foreign:
         details=details,
         notes=("its pixels stay where they are: a store holds none",) if features is None else (),
     )
+
+
+def _partner_numbers(found: Found, barcode: Strings, corners: Floats) -> dict[str, Any]:
+    """Scale attributes of the patches file, refused unless it is the only one and has the same spots."""
+    assert found.partner is not None, "without a patches file there is nothing to compare"
+    if found.rivals:
+        msg = f"{found.path}: {found.partner} and {found.rivals[0]} could both be its patches; choose with --coords DIR"
+        raise StoreError(msg)
+    corner_of = dict(zip(barcode.tolist(), corners.tolist(), strict=True))
+    repeated = len(corner_of) < len(barcode)  # which the store refuses, and names
+    with open_foreign(found.partner) as file:
+        names = names_of(file, "barcodes" if "barcodes" in file else "barcode").tolist()
+        if not repeated and dict(zip(names, points_of(file).tolist(), strict=True)) != corner_of:
+            msg = (
+                f"{found.path}: its barcodes and coordinates are not those of {found.partner}; give the folder of its "
+                "own with --coords DIR"
+            )
+            raise StoreError(msg)
+        return _numbers(file)
 
 
 def _numbers(file: Any) -> dict[str, Any]:

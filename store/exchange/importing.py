@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 _ALIKE = {"TRIDENT": ("CLAM",), "TRIPLEX": ("HEST", "CLAM")}
 """Tools whose files cannot always be told from those of others: TRIDENT reads CLAM's coordinates, TRIPLEX HEST's."""
 
+_ABSURD = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
+"""What numpy, h5py and json raise of values that no check foresaw; not OSError, which is of the disk, not of a file."""
+
 Progress = Callable[[str, int, int], None]
 """Called with the slide, files done, and files in all."""
 
@@ -109,6 +112,10 @@ def import_files(
             if found.slide_id in seen:
                 notes.append(f"(In this import the slide came from {seen[found.slide_id]} before.)")
             failed.append((name, " ".join([str(error), *notes])))
+        except _ABSURD as error:
+            log.info("%s", name, exc_info=True)
+            why = f"{type(error).__name__}: {error}"
+            failed.append((name, f"{found.path} does not hold what its format says ({why}): make the file again"))
     progress("done", len(files), len(files))
     return ImportReport(str(root), importer.tool, tuple(done), tuple(skipped), tuple(failed))
 

@@ -6,10 +6,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from ..errors import FingerprintError, InvalidNameError
+from ..errors import FingerprintError, InvalidNameError, ScaleError
 from ..naming import VIEW_ALIASES, FeatureKey, feature_key
 from .foreign import Declared, Foreign, digits
-from .settle import AGREEMENT
+from .settle import AGREEMENT, PLAUSIBLE_MPP
 
 
 def settle_encoder(foreign: Foreign, declared: Declared) -> str:
@@ -18,7 +18,7 @@ def settle_encoder(foreign: Foreign, declared: Declared) -> str:
     Raises
     ------
     FingerprintError
-        If neither says it, or they contradict one another.
+        If neither says it, they contradict one another, or the file's is no text that can be kept.
     """
     if foreign.encoder is None and declared.encoder is None:
         hint = f" (its folder is named {foreign.hint!r})" if foreign.hint else ""
@@ -33,7 +33,11 @@ def settle_encoder(foreign: Foreign, declared: Declared) -> str:
             f"{foreign.encoder!r}: leave out --encoder, or rename the features with --as {declared.encoder}"
         )
         raise FingerprintError(msg)
-    return foreign.encoder or declared.encoder or ""
+    encoder = foreign.encoder or declared.encoder or ""
+    if not encoder.isprintable():
+        msg = f"slide {foreign.slide_id}: encoder {encoder!r} holds control characters: make the file again"
+        raise FingerprintError(msg)
+    return encoder
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,18 @@ def settle_view(foreign: Foreign, declared: Declared, *, side_px: float, mpp: fl
     ------
     InvalidNameError
         If the declared view is no view, or is more than 5 % off what the slide has.
+    ScaleError
+        If the um/px of a patch are none that a slide is cut at.
     """
     fov_um = side_px * mpp
     view_mpp = fov_um / foreign.patch_px if foreign.patch_px else mpp
+    low, high = PLAUSIBLE_MPP
+    if not low <= view_mpp <= high:
+        msg = (
+            f"slide {foreign.slide_id}: patches of {fov_um:g} um and {foreign.patch_px or side_px:g} px have "
+            f"{view_mpp:.4g} um/px; wanted {low:g} to {high:g}: is the side of a patch, or --mpp, wrong?"
+        )
+        raise ScaleError(msg)
     name = declared.view or foreign.view
     if name is None:
         return ImportedView(f"{digits(fov_um)}um-{digits(view_mpp)}", fov_um, view_mpp)

@@ -15,8 +15,9 @@ from ..feature_file import FeatureHeader
 from ..naming import SPOTS, FeatureKey
 from ..patch_file import Patches
 from ..slide_file import SlideRecord
-from .hdf import ARRAY, EXACT_BARCODES, EXACT_CENTERS, Mark
+from .hdf import ARRAY, EXACT_BARCODES, EXACT_CENTERS
 from .lattice import array_of_lattice
+from .mark import Mark
 
 _STRIDE = re.compile(r"-(?P<stride>\d+(?:\.\d+)?)um")
 

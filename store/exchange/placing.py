@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Ints
+from ..arrays import Floats, Ints, Strings
 from ..errors import StoreError
 from ..naming import SPOTS
 from ..patch_file import Patches
@@ -26,12 +26,29 @@ def patches_of(foreign: Foreign, mpp: float, side_px: float) -> Patches:
     centers = corners + side_px / 2 if foreign.center_px is None else foreign.center_px
     array = array_of_lattice(corners) if foreign.array is None and foreign.patch_set != SPOTS else foreign.array
     barcode = place_names(corners) if foreign.barcode is None else foreign.barcode
+    _check_columns(foreign, centers, barcode, array)
     names, counts = np.unique(barcode, return_counts=True)
     if (counts > 1).any():
         listed = ", ".join(map(str, names[counts > 1][:3]))
         msg = f"slide {foreign.slide_id}: barcode {listed} occurs more than once; barcodes name rows, one each"
         raise StoreError(msg)
     return Patches(centers, barcode, array)
+
+
+def _check_columns(foreign: Foreign, centers: Floats, barcode: Strings, array: Ints | None) -> None:
+    """Refuse what a patch file cannot hold, before the slide's own file is written."""
+    n = len(foreign)
+    shapes = {"centres": (centers.shape, (n, 2)), "barcodes": (barcode.shape, (n,))}
+    if array is not None:
+        shapes["rows and columns"] = (array.shape, (n, 2))
+    for what, (found, wanted) in shapes.items():
+        if found != wanted:
+            msg = f"slide {foreign.slide_id}: {what} are {found} for {n} patches; wanted {wanted}: make the file again"
+            raise StoreError(msg)
+    broken = [name for name in barcode.tolist() if "\n" in name or "\0" in name]
+    if broken:
+        msg = f"slide {foreign.slide_id}: barcode {broken[0]!r} holds a line break or NUL; rename it in the source"
+        raise StoreError(msg)
 
 
 def stored_spots(foreign: Foreign, stored: Patches | None) -> Patches:

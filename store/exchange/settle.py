@@ -15,6 +15,11 @@ from ..naming import UNKNOWN_PATIENT
 from ..patch_file import Patches
 from ..slide_file import SAME_MPP, SlideRecord
 from .foreign import Declared, Foreign, SlideLook
+from .hdf import MOST_PX
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+"""um/px that a slide or a patch can have, as `featurize.scale` bounds what metadata claim; beyond it a value is wrong:
+nm taken for um, a print resolution, damage."""
 
 AGREEMENT = 1.05
 """Largest ratio between two sources of a scale that still count as one."""
@@ -33,14 +38,15 @@ def settle_mpp(
     Raises
     ------
     ScaleError
-        If no source knows it, or two contradict one another.
+        If no source knows it, two contradict one another, or one is no slide's.
     """
     said = declared.scale_of(foreign.slide_id)
     claims = {"declared": said, "metadata": look.mpp if look else None, f"{foreign.tool} file": foreign.mpp}
     candidates = {name: mpp for name, mpp in claims.items() if mpp is not None}
-    wrong = {name: mpp for name, mpp in candidates.items() if not 0 < mpp < math.inf}
+    low, high = PLAUSIBLE_MPP
+    wrong = {name: mpp for name, mpp in candidates.items() if not low <= mpp <= high}
     if wrong:
-        msg = f"slide {foreign.slide_id}: um/px are {wrong}; wanted a positive number"
+        msg = f"slide {foreign.slide_id}: um/px are {wrong}; wanted those of a slide, from {low:g} to {high:g}"
         raise ScaleError(msg)
     if known is not None and said is not None and not isclose(said, known.mpp, rel_tol=SAME_MPP):
         msg = (
@@ -79,7 +85,7 @@ def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> float:
     Raises
     ------
     ScaleError
-        If nothing says it, or the command line declares another side than the file says.
+        If nothing says it, it is beyond any slide, or the command line declares another side than the file says.
     """
     side = foreign.side
     if side is not None and foreign.unit == "um":
@@ -97,6 +103,9 @@ def settle_side(foreign: Foreign, declared: Declared, *, mpp: float) -> float:
             f"slide {foreign.slide_id}: this {foreign.tool} file does not say how large a patch is: "
             f"{apart}declare the side in level-0 pixels with --patch-px N"
         )
+        raise ScaleError(msg)
+    if side >= MOST_PX:
+        msg = f"slide {foreign.slide_id}: a patch of {side:g} level-0 pixels is beyond any slide: make the file again"
         raise ScaleError(msg)
     return side
 
@@ -125,7 +134,7 @@ def settle_slide(
     Raises
     ------
     StoreError
-        If image, file and store disagree on size, or on the patient.
+        If image, file and store disagree on size, or on the patient, or the size is no slide's.
     """
     slide_id = foreign.slide_id
     said = _sizes(foreign, look=look, known=known)
@@ -136,6 +145,9 @@ def settle_slide(
             raise StoreError(msg)
         return known
     width, height = said or box_px
+    if max(width, height) >= MOST_PX:
+        msg = f"slide {slide_id}: {width:g} x {height:g} px are beyond any slide: make the file again"
+        raise StoreError(msg)
     made = f"tissuary {version('tissuary')}, import from {foreign.tool}"
     mpp, source, candidates = scale
     return SlideRecord(

@@ -17,8 +17,9 @@ from ..atomic import atomic_path
 from ..errors import StoreError
 from ..naming import check_name
 from .foreign import Foreign, Found, digits
-from .hdf import MARK, extras_in, mark_in, number, open_foreign, points_of, text, vectors_of
+from .hdf import extras_in, number, open_foreign, points_of, text, vectors_of
 from .lattice import lattice_step
+from .mark import MARK, mark_in
 from .outgoing import Column, OutgoingSlide, kept, mark_of, write_extras
 from .whole_tiles import WholeTiles
 

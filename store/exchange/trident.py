@@ -17,7 +17,8 @@ from ..atomic import atomic_path
 from ..errors import StoreError
 from .clam import legacy_side
 from .foreign import Foreign, Found, plain_number
-from .hdf import MARK, extras_in, mark_in, number, open_foreign, points_of, text, vectors_of
+from .hdf import extras_in, number, open_foreign, points_of, text, vectors_of
+from .mark import MARK, mark_in
 from .outgoing import Column, OutgoingSlide, kept, mark_of, overlap_share, write_extras
 
 TOOL = "TRIDENT"
@@ -107,11 +108,18 @@ def read_trident(found: Found) -> Foreign:
 
 
 def write_trident(outgoing: OutgoingSlide, folder: Path) -> tuple[list[Path], list[str]]:
-    """Write patches and features of a slide below `folder`, a job's folder; returns files, and what was left out."""
+    """Write patches and features of a slide below `folder`, a job's folder; returns files, and what was left out.
+
+    Raises
+    ------
+    StoreError
+        If two keys would be one file, or share patches of different sides.
+    """
     written: list[Path] = []
     notes: list[str] = []
     name = outgoing.slide.slide_id
     sides: dict[Path, float] = {}
+    keys: dict[Path, str] = {}
     for column in outgoing.columns:
         if column.features.ndim != 2:
             notes.append(f"{column.key}: TRIDENT has no place for several vectors a patch")
@@ -123,6 +131,10 @@ def write_trident(outgoing: OutgoingSlide, folder: Path) -> tuple[list[Path], li
         if not math.isclose(sides.setdefault(job, column.side_px), column.side_px, rel_tol=1e-9):
             msg = f"slide {name}: {column.key} and another key would share the patches {place}: choose with --key"
             raise StoreError(msg)
+        if path in keys:
+            msg = f"slide {name}: {column.key} and {keys[path]} would both be {path}: choose with --key"
+            raise StoreError(msg)
+        keys[path] = str(column.key)
         for target in (place, path):
             if target in written:  # encoders of one view share their patches
                 continue

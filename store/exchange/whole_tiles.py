@@ -15,7 +15,10 @@ from .foreign import Declared, Foreign
 from .lattice import lattice_step
 
 LARGEST_SUPERTILE_PX = 16384
-"""Largest square that STAMP is believed to read at once; its own default is 4096."""
+"""Largest square that STAMP is believed to read at once."""
+
+SUPERTILE_PX = 4096
+"""The square that it reads unless told otherwise; tiles that drift on beyond it speak against the scale."""
 
 _SLACK_UM, _SLACK_SHARE = 0.002, 2e-6  # of float32 coordinates, and of an um/px with seven digits
 
@@ -32,11 +35,14 @@ class WholeTiles:
         Side of a tile in level-0 pixels.
     per_supertile
         Tiles along the square that was read at once.
+    told
+        Whether coordinates bear the scale out, and do not only leave it possible.
     """
 
     index: Ints
     side_px: int
     per_supertile: int
+    told: bool = True
 
     def coords_um(self, *, tile_um: float, mpp: float) -> Floats:
         """Corners (n, 2) in um, exactly as STAMP writes them."""
@@ -60,14 +66,17 @@ def whole_tiles(corners_um: Floats, *, tile_um: float, mpp: float) -> WholeTiles
     most = max(1, LARGEST_SUPERTILE_PX // side_px)
     if added_um <= 2 * slack.max():  # too little to count with: all of the largest square at once
         fits = (short >= -slack).all() and (short <= (most - 1) * added_um + slack).all()
-        return WholeTiles(index.astype(np.int64), side_px, 1) if fits else None
+        return WholeTiles(index.astype(np.int64), side_px, 1, told=False) if fits else None
     inner = np.rint(short / added_um)
     if (inner < 0).any() or (np.abs(short - inner * added_um) > slack).any():
         return None
     starts = (index - inner).astype(np.int64)
     least = int(inner.max(initial=0.0)) + 1
     fitting = [m for m in range(least, most + 1) if not (starts % m).any()]
-    return WholeTiles(index.astype(np.int64), side_px, fitting[0]) if fitting else None
+    if not fitting:
+        return None
+    told = bool(index.any()) and fitting[0] <= max(1, int(SUPERTILE_PX * mpp // tile_um))
+    return WholeTiles(index.astype(np.int64), side_px, fitting[0], told)
 
 
 def on_whole_pixels(foreign: Foreign, declared: Declared, *, mpp: float) -> Foreign:
@@ -83,8 +92,17 @@ def on_whole_pixels(foreign: Foreign, declared: Declared, *, mpp: float) -> Fore
     tiles = whole_tiles(foreign.top_left, tile_um=foreign.side, mpp=mpp)
     if tiles is not None:
         corners = (tiles.index * tiles.side_px).astype(np.float64)
-        details = {**foreign.details, "tiles_per_supertile": tiles.per_supertile}
-        return replace(foreign, top_left=corners, unit="px", side=float(tiles.side_px), details=details)
+        doubt = (
+            f"its coordinates do not tell whether {foreign.tool} read {mpp:g} um/px: they fit it, and others as well"
+        )
+        return replace(
+            foreign,
+            top_left=corners,
+            unit="px",
+            side=float(tiles.side_px),
+            details={**foreign.details, "tiles_per_supertile": tiles.per_supertile},
+            notes=foreign.notes if tiles.told else (*foreign.notes, doubt),
+        )
     nominal, said = math.ceil(foreign.side / mpp), declared.patch_px
     if said is None or isclose(said, nominal, rel_tol=SAME_MPP):
         step = lattice_step(foreign.top_left)
