@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/tissuary demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses=2
 
 lint: $(READY)
 	$(BIN)/ruff check .

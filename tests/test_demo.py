@@ -10,9 +10,10 @@ from tissuary.cli.main import main
 from tissuary.featurize import FeaturizeOptions, featurize
 from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.heads import CompareOptions, compare
+from tissuary.heads.registry import HEADS
 from tissuary.store import Store
 
-CONTROLS = {"mean", "patient-mean", "slide-feature-mean", "coordinates", "density", "shuffled"}
+CONTROLS = {name for name, entry in HEADS.items() if entry.control and not entry.diagnostic}
 
 
 def scores(records, protocol):
@@ -30,7 +31,7 @@ def synthetic(tmp_path_factory):
 def test_heads_that_read_morphology_beat_every_control_on_the_synthetic_cohort(synthetic):
     found = scores(synthetic.records, "strict")
     floor = max(found[control] for control in CONTROLS)
-    assert set(found) == CONTROLS | {"ridge", "mmap"}
+    assert set(found) == CONTROLS | {"ridge", "mmap", "depth"}
     assert found["ridge"] > floor + 0.08
     assert found["mmap"] > floor + 0.08
     assert abs(found["shuffled"]) < 0.03

@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_opened_now_is_not_thrown_away(cohort, tiny, tmp_p
     assert path.read_bytes() == before
     with h5py.File(path, "r+") as file:
         file.attrs["encoding-version"] = "2"
-    with pytest.raises(StoreError, match="a newer version needs a newer tissuary"):
+    with pytest.raises(StoreError, match="A newer version needs a newer tissuary"):
         featurize(cohort, tmp_path / "s", options=options)
     assert path.exists()
 

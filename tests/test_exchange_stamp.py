@@ -5,7 +5,7 @@ import math
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tissuary.store import Store
@@ -70,6 +70,7 @@ def test_one_tile_a_supertile_steps_by_whole_pixels(tmp_path, root):
     shape=st.tuples(st.integers(1, 30), st.integers(1, 12)),
     seed=st.integers(0, 99),
 )
+@example(mpp=1.1327517670073197, shape=(1, 8), seed=8)  # falls short by less than float32 tells
 def test_tiles_of_supertiles_come_back_to_their_pixels_and_out_bit_for_bit(tmp_path_factory, mpp, shape, seed):
     """The default reads several tiles at once, and the tiles inside drift: the coordinates are not where they lie."""
     base = tmp_path_factory.mktemp("drift")

@@ -120,7 +120,7 @@ def test_what_is_not_a_line_is_found(name):
     table = bent(made_up(spots=120, dim=4))
     truth, test = unseen(table, spots=200)
     truth = bent(truth)
-    options = {**QUICK[name], **({"epochs": 60} if name == "mlp" else {})}
+    options = {**QUICK[name], **({"epochs": 40} if name == "mlp" else {})}
     score = mean_within_slide(make_head(name, **options).fit(table).predict(test), truth.targets, truth.slide)
     line = mean_within_slide(make_head("ridge").fit(table).predict(test), truth.targets, truth.slide)
     assert score > 0.75

@@ -66,7 +66,7 @@ def whole_tiles(corners_um: Floats, *, tile_um: float, mpp: float) -> WholeTiles
     most = max(1, LARGEST_SUPERTILE_PX // side_px)
     if added_um <= 2 * slack.max():  # too little to count with: all of the largest square at once
         fits = (short >= -slack).all() and (short <= (most - 1) * added_um + slack).all()
-        return WholeTiles(index.astype(np.int64), side_px, 1, told=False) if fits else None
+        return _as_written(index.astype(np.int64), side_px, corners_um, tile_um=tile_um, mpp=mpp) if fits else None
     inner = np.rint(short / added_um)
     if (inner < 0).any() or (np.abs(short - inner * added_um) > slack).any():
         return None
@@ -77,6 +77,16 @@ def whole_tiles(corners_um: Floats, *, tile_um: float, mpp: float) -> WholeTiles
         return None
     told = bool(index.any()) and fitting[0] <= max(1, int(SUPERTILE_PX * mpp // tile_um))
     return WholeTiles(index.astype(np.int64), side_px, fitting[0], told)
+
+
+def _as_written(index: Ints, side_px: int, corners_um: Floats, *, tile_um: float, mpp: float) -> WholeTiles:
+    """Tiles whose shortfall is below what float32 tells: in squares that give these very numbers, if any do."""
+    written = corners_um.astype(np.float32)
+    for per_supertile in range(1, max(1, LARGEST_SUPERTILE_PX // side_px) + 1):
+        tiles = WholeTiles(index, side_px, per_supertile, told=False)
+        if np.array_equal(tiles.coords_um(tile_um=tile_um, mpp=mpp).astype(np.float32), written):
+            return tiles
+    return WholeTiles(index, side_px, 1, told=False)
 
 
 def on_whole_pixels(foreign: Foreign, declared: Declared, *, mpp: float) -> Foreign:
