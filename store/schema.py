@@ -34,8 +34,11 @@ EXPRESSION = Encoding("anndata", "0.1.0")
 INDEX = Encoding("tissuary-index", "2")
 CATALOG = Encoding("tissuary-catalog", "1")
 
-DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError)
-"""What h5py, numpy and json raise of a file whose bytes were changed: lost names, absurd sizes, broken text."""
+DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError, SystemError)
+"""What h5py, numpy and json raise of a file whose bytes were changed: lost names, absurd sizes, broken text.
+
+h5py turns an error inside a visit of links, such as a name that is no text, into `SystemError`.
+"""
 
 ALIGNMENT_BYTES = 4096
 """Datasets of a page or more start on a page, as a memory map and the page cache like it."""
