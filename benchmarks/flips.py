@@ -57,21 +57,20 @@ def main() -> None:
         assert not verify_store(root), verify_store(root)
         start = time.perf_counter()
         missed = [flip for flip in (flip_one(root, rng) for _ in range(options.flips)) if flip]
-        seconds = time.perf_counter() - start
+        seconds, found = time.perf_counter() - start, options.flips - len(missed)
+        _say(*missed)
+        _say(
+            f"{found} of {options.flips} flips found and named, {seconds / max(1, options.flips):.2f} s a whole verify"
+        )
         beside = Counter(flip_outside(root, rng) for _ in range(options.outside))
+        _say(*(line for line in beside if line.startswith("MISSED")))
+        _say(f"{options.outside} flips outside datasets: {beside['found']} found, {beside['no effect']} without effect")
         opened = [cut for cut in (cut_one(root, rng) for _ in range(options.truncations)) if cut]
+        refused = options.truncations - len(opened)
+        _say(*opened, f"{refused} of {options.truncations} truncated files refused at opening")
         assert not verify_store(root), "the store was not put back"
-    for line in (*missed, *opened, *(line for line in beside if line.startswith("MISSED"))):
-        print(line)
-    found, refused = options.flips - len(missed), options.truncations - len(opened)
-    print(f"{found} of {options.flips} flips found and named, {seconds / max(1, options.flips):.2f} s a whole verify")
-    print(
-        f"{options.outside} flips outside datasets: {beside['found']} found, {beside['no effect']} without effect on "
-        f"what is read, {options.outside - beside['found'] - beside['no effect']} missed"
-    )
-    print(f"{refused} of {options.truncations} truncated files refused at opening")
-    print(f"flips ratio={found / max(1, options.flips):.3f} goal=1.0")
-    print(f"truncations ratio={refused / max(1, options.truncations):.3f} goal=1.0")
+    _say(f"flips ratio={found / max(1, options.flips):.3f} goal=1.0")
+    _say(f"truncations ratio={refused / max(1, options.truncations):.3f} goal=1.0")
 
 
 def make_store(folder: Path) -> Path:
@@ -157,6 +156,11 @@ def cut_one(root: Path, rng: np.random.Generator) -> str:
                 continue
             return f"OPENED {path} at {length} of {len(content)} bytes"
     return ""
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
 
 
 def _copy_in_chunks(plain: Path, path: Path) -> None:

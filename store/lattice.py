@@ -133,9 +133,7 @@ def array_kind(array: Ints, *, center_um: Floats, slide: Ints | None = None) -> 
     kinds = [_kind_of_one(array[group], center_um[group], names=group) for group in groups]
     sure = {kind for kind, group in zip(kinds, groups, strict=True) if kind and len(group) >= SURE_FROM}
     if len(sure) > 1:
-        msg = (
-            f"slides lie on different arrays ({', '.join(sorted(sure))}): take windows slide by slide"
-        )
+        msg = f"slides lie on different arrays ({', '.join(sorted(sure))}): take windows slide by slide"
         raise StoreError(msg)
     told = sure or {kind for kind in kinds if kind}
     return told.pop() if len(told) == 1 else "square"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import Ints
 from .checksums import ATTRIBUTES_CRC32, CRC32, attributes_crc32, dataset_crc32
+from .errors import DamagedFileError
 from .feature_file import FeatureFile
 from .schema import DAMAGE
 from .verify_problem import MENDS, Problem, name_rows
@@ -43,7 +44,7 @@ def check_datasets(file: Any, path: str, *, kind: str) -> Iterator[Problem]:
     """
     found = _datasets(file)
     covered = is_covered(file)
-    for name, where in _elsewhere(file, found):
+    for name, where in _elsewhere(file):
         what = f"keeps its data in {where}; a store keeps all of it in its own files"
         yield Problem(path, name, "", what, MENDS[kind])
     for name, dataset in found.items():
@@ -128,19 +129,33 @@ def _fill(file: Any, rows: NDArray[Any]) -> None:
 def _datasets(file: Any) -> dict[str, Any]:
     import h5py
 
-    found: dict[str, Any] = {}
-    file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-    return found
+    return {name: item for name, _, item in _walk(file) if isinstance(item, h5py.Dataset)}
 
 
-def _elsewhere(file: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _elsewhere(file: Any) -> Iterator[tuple[str, str]]:
     """Names whose bytes come from another file or place, and from which."""
     import h5py
 
-    links: dict[str, Any] = {}
-    file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else links.update({name: link}))
-    for name, link in links.items():
-        yield name, getattr(link, "filename", link.path)
-    for name, dataset in datasets.items():
-        if dataset.external or dataset.is_virtual:
+    for name, link, item in _walk(file):
+        if item is None:
+            yield name, getattr(link, "filename", link.path)
+        elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
             yield name, "another file"
+
+
+def _walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name, link and object of all that a group holds; no object where the link leads elsewhere.
+
+    h5py's own visitors end in a SystemError where a damaged name is no text.
+    """
+    import h5py
+
+    for name in group:
+        if isinstance(name, bytes):
+            msg = f"the name {name!r} in /{prefix} is no text"
+            raise DamagedFileError(msg)
+        link = group.get(name, getlink=True)
+        item = group[name] if isinstance(link, h5py.HardLink) else None
+        yield prefix + name, link, item
+        if isinstance(item, h5py.Group):
+            yield from _walk(item, f"{prefix}{name}/")

@@ -27,10 +27,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.real_data)
 
 
-@pytest.fixture(scope="session", autouse=True)
+torch.set_num_threads(1)  # on contended cores two OpenMP threads are slower than one
+
+
+@pytest.fixture(autouse=True)
 def _one_thread():
-    # On contended cores two OpenMP threads are slower than one.
-    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)  # whatever a test did: the plans of later ones record the number
 
 
 @pytest.fixture(scope="session")

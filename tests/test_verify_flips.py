@@ -135,6 +135,15 @@ def test_counts_whose_bytes_changed_under_the_same_size_and_time_are_blamed_them
     assert verify_store(store.path) == ()
 
 
+def test_a_name_that_is_no_text_any_more_is_damage_and_ends_nothing(store):
+    """h5py's visitors answer such a name with a SystemError."""
+    path = expression_path(store.path, "b1")
+    place = path.read_bytes().index(b"indptr")
+    with rotten(path, place + 2, flip=0xFF):
+        (problem,) = found(store, "expression/b1.h5ad")
+    assert problem.what == r"the name b'in\x9bptr' in /X/ is no text"
+
+
 def found_but_catalog(store, path):
     """The problems of a file that was written again, so that the catalogue is older."""
     problems = [one for one in verify_store(store.path) if not one.path.startswith("catalog.")]
