@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FEW_PATIENTS = 3
 
+DEMO_HEADS = ("ridge", "knn", "mmap")
+"""Heads of the demo, which is to end within minutes; `tissuary compare` runs the others on its store."""
+
 
 @takes_featurize_options
 def demo(
@@ -54,10 +57,6 @@ def demo(
         show(comparison)
         result(str(out / "report.html"))
     raise typer.Exit(SOME_FAILED if report.failed or comparison.skipped else OK)
-
-
-DEMO_HEADS = ("ridge", "knn", "mmap")
-"""Heads of the demo, which is to end within minutes; `tissuary compare` runs the others on its store."""
 
 
 def _refuse_strangers(source: Path, out: Path, *, format: str) -> None:
