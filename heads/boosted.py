@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from ..store.arrays import Floats, Ints
 from ..store.table import Table
 from .contract import training_arrays
+from .engine.selection import MOST_INNER_FOLDS, merge_folds
 from .inner import choose, inner_folds
-from .mmap import merge_folds
 from .principal import Principal, gene_spread
 
 ROUNDS = (10, 20, 40, 80)
 FIXED_ROUNDS = 20
 BINS = 64
-MOST_INNER_FOLDS = 3
 
 
 class Boosted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..store.errors import HeadError
@@ -46,4 +47,5 @@ def training_arrays(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float
 
 def options_of(head: Any) -> dict[str, Any]:
     """Options of a head as it was constructed; what it chose on inner folds is in `chosen_`."""
-    return {name: value for name, value in vars(head).items() if not name.endswith("_") and not name.startswith("_")}
+    public = {name: value for name, value in vars(head).items() if not name.endswith("_") and not name.startswith("_")}
+    return {name: asdict(value) if is_dataclass(value) else value for name, value in public.items()}  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def _warn_of_unequal_pixels(key: str, headers: Sequence[FeatureHeader]) -> None:
 
 
 def join_slides(
-    root: Path, keys: Sequence[str], slides: Sequence[SlideRecord], *, patches: str, control_keys: Sequence[str] = ()
+    root: Path, keys: Sequence[str], slides: Sequence[SlideRecord], *, patches: str, control_keys: Sequence[str] = (), token_keys: Sequence[str] = ()
 ) -> tuple[Table, list[Patches]]:
     """Rows and features of slides as one table without counts, and the patches of each.
 
@@ -98,7 +98,7 @@ def join_slides(
     """
     places = [read_patches(patches_path(root, slide.slide_id, patches=patches)) for slide in slides]
     lengths = [len(place) for place in places]
-    columns = {key: join_features(root, key, slides, places=places, patches=patches) for key in (*keys, *control_keys)}
+    columns = {key: join_features(root, key, slides, places=places, patches=patches) for key in (*keys, *control_keys, *token_keys)}
     arrays = [place.array for place in places if place.array is not None]
     table = Table(
         slide_ids=tuple(slide.slide_id for slide in slides),
@@ -108,6 +108,7 @@ def join_slides(
         center_um=np.concatenate([p.center_px * s.mpp for p, s in zip(places, slides, strict=True)]),
         columns={key: columns[key] for key in keys},
         control_columns={key: columns[key] for key in control_keys},
+        token_columns={key: columns[key] for key in token_keys},
         barcode=np.concatenate([place.barcode for place in places]),
         array=np.concatenate(arrays).astype(np.int32) if len(arrays) == len(places) else None,
     )

@@ -133,6 +133,7 @@ class Store:
         expression: bool = True,
         genes: str = "shared",
         control_keys: Sequence[str] = (),
+        token_keys: Sequence[str] = (),
     ) -> Table:
         """Join slides into one table of rows.
 
@@ -150,6 +151,8 @@ class Store:
             "shared", the genes that were measured on every slide, or "all" with `Table.measured`.
         control_keys
             Feature keys that ride along for controls, apart from `features()`.
+        token_keys
+            Keys of token grids and sub-tiles, for heads that mix tokens, apart from `features()`.
 
         Raises
         ------
@@ -178,7 +181,7 @@ class Store:
             msg = f"{self.path}: no slide has {wanted} ({patches}: {have})"
             raise StoreError(msg)
         records = [self.slide(slide_id) for slide_id in chosen]
-        table, places = join_slides(self.path, keys, records, patches=patches, control_keys=control_keys)
+        table, places = join_slides(self.path, keys, records, patches=patches, control_keys=control_keys, token_keys=token_keys)
         if expression:
             table = add_counts(table, self.path, places=places, genes=genes)
         return table if where is None or of_slides else table.where(where)

@@ -39,6 +39,8 @@ class Table:
         Features by key, in the order of the views asked for.
     control_columns
         Features that ride along for controls and are no part of `features()`.
+    token_columns
+        Token grids and sub-tiles (n, tokens, dim) by key, for heads that mix tokens; no part of `features()`.
     counts
         (n, n_genes) raw counts over `genes`; None without expression.
     measured
@@ -65,6 +67,7 @@ class Table:
     barcode: Strings
     array: NDArray[np.int32] | None = None
     control_columns: dict[str, FeatureColumn] = field(default_factory=dict)
+    token_columns: dict[str, FeatureColumn] = field(default_factory=dict)
     counts: csr_matrix | None = None
     genes: Strings = field(default_factory=lambda: np.array([], dtype=np.str_))
     measured: Bools | None = None
@@ -216,6 +219,7 @@ class Table:
             slide=number[self.slide[rows]],
             columns={key: column.select(chosen) for key, column in self.columns.items()},
             control_columns={key: column.select(chosen) for key, column in self.control_columns.items()},
+            token_columns={key: column.select(chosen) for key, column in self.token_columns.items()},
             target_offset=None if self.target_offset is None else self.target_offset[chosen],
             measured=None if self.measured is None else self.measured[chosen],
         )

@@ -1,132 +1,163 @@
-"""The training loop that neural heads share: batches within slides, AdamW with a cosine schedule, exact seeds."""
+"""The training loop that neural heads share: batches by slide, AdamW with a cosine schedule, exact seeds."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ...store.arrays import Ints
+from .batch import Batch
+from .batches import epoch_of, make_batch, steps_in_epoch
+from .dropout import dropout_keys, key_at
 from .loss import regression_loss
+from .module import HeadModule
+from .rows import RowData
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a module is trained.
+    """How a network is trained.
 
     Attributes
     ----------
     batch
-        Most rows of one step; all rows of a step are of one slide.
+        Most rows of one slide in a step.
+    at_least
+        Rows of a step, for which parts of several slides are joined; 0 leaves one part a step.
     warmup
-        Fraction of the steps over which the rate rises to `lr`, before the cosine brings it to zero.
+        Fraction of the steps over which the rate rises to `lr`, before the cosine brings it to `lr_end`.
     clip
         Largest norm of the gradient.
+    pearson_weight
+        Weight of 1 - within-slide Pearson beside the squared error.
+    unit_spread
+        Whether targets are divided by the spread of their gene.
+    ema
+        Decay of a moving average of the weights; where given, the average is what is evaluated and kept.
     """
 
     epochs: int = 10
     batch: int = 256
+    at_least: int = 0
     lr: float = 2e-3
+    lr_end: float = 0.0
     weight_decay: float = 0.05
     pearson_weight: float = 0.5
     warmup: float = 0.1
     clip: float = 1.0
+    unit_spread: bool = True
+    ema: float | None = None
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step: linear rise, cosine to `lr_end`."""
+        rise = round(self.warmup * steps)
+        if step < rise:
+            return self.lr * (step + 1) / rise
+        cosine = 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        return self.lr_end + (self.lr - self.lr_end) * cosine
 
 
 @dataclass(frozen=True)
-class TrainingRows:
-    """What a module learns from, on its device.
+class Run:
+    """One network to train.
 
     Attributes
     ----------
-    x
-        (n, d) features.
-    y
-        (n, g) targets, centred per slide and of unit spread per gene.
-    weight
-        (n,).
-    slide
-        (n,) slide of each row.
-    """
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor
-    slide: Tensor
-
-    def rows(self, index: Tensor) -> TrainingRows:
-        """Some of the rows."""
-        return TrainingRows(self.x[index], self.y[index], self.weight[index], self.slide[index])
-
-
-def train(
-    module: nn.Module,
-    rows: TrainingRows,
-    options: TrainingOptions,
-    *,
-    seed: int,
-    after_epoch: Callable[[int], None] | None = None,
-) -> tuple[float, ...]:
-    """Train `module` in place.
-
-    Parameters
-    ----------
     module
-        Maps (b, d) to (b, g).
+        Trained in place.
+    data
+        Rows of the training table.
+    rows
+        Those of them that are learnt from.
     seed
         Of the batches and of dropout; the same seed gives the same weights on the same machine.
-    after_epoch
-        Called with the number of epochs done, the module in training mode.
+    """
+
+    module: HeadModule
+    data: RowData
+    rows: Ints
+    options: TrainingOptions
+    seed: int
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Epoch and batch of every step."""
+        generator = torch.Generator().manual_seed(self.seed)
+        total = float(self.data.weight[torch.from_numpy(self.rows).to(self.data.weight.device)].sum())
+        o, slide = self.options, self.data.slide
+        usual = total / steps_in_epoch(slide, self.rows, batch=o.batch, at_least=o.at_least)
+        for epoch in range(o.epochs):
+            for rows in epoch_of(slide, self.rows, batch=o.batch, at_least=o.at_least, generator=generator):
+                yield epoch, make_batch(self.data, rows, usual_weight=usual)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all, about."""
+        o = self.options
+        return o.epochs * steps_in_epoch(self.data.slide, self.rows, batch=o.batch, at_least=o.at_least)
+
+
+def train(run: Run) -> tuple[float, ...]:
+    """Train a network alone.
 
     Returns
     -------
     tuple of float
         Mean loss of every epoch.
     """
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
+    module, options, keys = run.module, run.options, dropout_keys(run.module, seed=run.seed)
+    buffers = dict(module.named_buffers())
     optimiser = torch.optim.AdamW(module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
-    in_epoch = sum(1 for _ in _batches(rows.slide, options.batch, torch.Generator()))
-    steps, usual = options.epochs * in_epoch, rows.weight.sum() / in_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, options.warmup))
+    average = None if options.ema is None else copy.deepcopy(module)
+    losses: list[list[Tensor]] = [[] for _ in range(options.epochs)]
+    steps = run.steps
     module.train()
-    curve = []
-    for epoch in range(1, options.epochs + 1):
-        losses = []
-        for index in _batches(rows.slide, options.batch, generator):
-            part = rows.rows(index)
-            loss = regression_loss(module(part.x), part.y, part.weight, pearson_weight=options.pearson_weight)
-            loss = loss * (part.weight.sum() / usual)  # a shallow or small slide moves the weights less
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(module.parameters(), options.clip)
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.detach())
-        curve.append(float(torch.stack(losses).mean()))
-        if after_epoch is not None:
-            after_epoch(epoch)
-            module.train()
+    for step, (epoch, batch) in enumerate(run.batches()):
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate(step, steps)
+        for name, first in keys.items():
+            buffers[name].fill_(key_at(first, step))
+        with half_precision(batch.weight.device):
+            loss = loss_of(module, batch, pearson_weight=options.pearson_weight)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), options.clip)
+        optimiser.step()
+        losses[epoch].append(loss.detach())
+        if average is not None and options.ema is not None:
+            follow(average, module, decay=min(options.ema, (step + 1) / (step + 10)))
+    if average is not None:
+        module.load_state_dict(average.state_dict())
     module.eval()
-    return tuple(curve)
+    return tuple(float(torch.stack(epoch).mean()) for epoch in losses)
 
 
-def _batches(slide: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of each step: every slide cut into equal parts of at most `batch` rows, parts in random order."""
-    parts: list[Tensor] = []
-    for one in torch.unique(slide):
-        rows = torch.nonzero(slide == one).squeeze(1)
-        order = torch.randperm(len(rows), generator=generator).to(rows.device)
-        parts += torch.tensor_split(rows[order], math.ceil(len(rows) / batch))
-    for i in torch.randperm(len(parts), generator=generator).tolist():
-        yield parts[i]
+def loss_of(module: HeadModule, batch: Batch, *, pearson_weight: float) -> Tensor:
+    """Loss of a training batch: regression on the prediction, and what the network adds."""
+    prediction, extra = module.step(batch)
+    loss = batch.weight.new_zeros(())
+    if prediction is not None:
+        loss = regression_loss(prediction.float(), batch, pearson_weight=pearson_weight)
+    return loss if extra is None else loss + extra.float()
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Fraction of the learning rate: linear rise, cosine to zero."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+def follow(average: nn.Module, module: nn.Module, *, decay: float) -> None:
+    """Move a running average of the weights towards a network."""
+    with torch.no_grad():
+        for mean, now in zip(average.parameters(), module.parameters(), strict=True):
+            mean.lerp_(now, 1.0 - decay)
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 for the matrix products where a GPU has it; elsewhere everything stays float32."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
+
+
+def with_epochs(run: Run, epochs: int) -> Run:
+    """The same run for another number of epochs."""
+    return replace(run, options=replace(run.options, epochs=epochs))

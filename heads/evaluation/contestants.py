@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,13 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A head in one mode; `ridge:hest` on the command line."""
+    """A head in one mode and with options: `ridge:hest`, `nh2st:neighbours=both,anchor=ridge` on the command line.
+
+    Attributes
+    ----------
+    mode
+        "default", or what follows the colon: a mode, options, or a mode and options.
+    """
 
     head: str
     mode: str = DEFAULT
@@ -37,11 +44,14 @@ class Contestant:
         Raises
         ------
         HeadError
-            If the head has no such mode.
+            If the head has no such mode or option.
         """
-        options: dict[str, object] = {} if self.mode == DEFAULT else {"mode": self.mode}
+        options: dict[str, object] = {}
+        for part in () if self.mode == DEFAULT else self.mode.split(","):
+            name, given, value = part.partition("=")
+            options |= {name: _value(value)} if given else {"mode": part}
         if "seed" in inspect.signature(type(make_head(self.head)).__init__).parameters:
-            options["seed"] = seed
+            options.setdefault("seed", seed)
         return make_head(self.head, **options)
 
 
@@ -66,10 +76,18 @@ def contestants(names: Sequence[str], protocol: Protocol) -> tuple[Contestant, .
     return tuple(dict.fromkeys([*map(Contestant, heads), *modes, *added, *controls]))
 
 
+def _value(text: str) -> object:
+    """An option's value as JSON reads it, else the word itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def _parsed(name: str) -> Contestant:
     head, mode = name.split(":", 1)
     resolve_heads([head])
     if not mode or head == "all":
-        msg = f"{name!r} is no head in a mode: write HEAD:MODE, such as ridge:hest"
+        msg = f"{name!r} is no head in a mode: write HEAD:MODE, such as ridge:hest, or HEAD:option=value,..."
         raise HeadError(msg)
     return Contestant(head, mode)

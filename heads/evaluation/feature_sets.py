@@ -28,8 +28,13 @@ class FeatureSet:
         return "+".join(FeatureKey.parse(key).view for key in self.keys)
 
     def of(self, table: Table) -> Table:
-        """A table with these features alone."""
-        return replace(table, columns={key: table.columns[key] for key in self.keys})
+        """A table with these features alone, and the tokens of the same backbone."""
+        tokens = {
+            key: column
+            for key, column in table.token_columns.items()
+            if FeatureKey.parse(key).encoder == self.backbone
+        }
+        return replace(table, columns={key: table.columns[key] for key in self.keys}, token_columns=tokens)
 
 
 def feature_sets(

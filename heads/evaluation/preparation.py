@@ -82,7 +82,8 @@ def prepare_cohort(table: Table, protocol: Protocol) -> Cohort:
     counts = CohortCounts.of(SpotCounts.of(table), protocol)
     if protocol.feature_standardisation == "slide":
         columns = {key: standardise(column, within="slide") for key, column in table.columns.items()}
-        table = replace(table, columns=columns)
+        tokens = {key: standardise(column, within="slide") for key, column in table.token_columns.items()}
+        table = replace(table, columns=columns, token_columns=tokens)
     # One number, the density, is z-scored within slides whatever is done to the features: it is a control.
     controls = {key: standardise(column, within="slide") for key, column in table.control_columns.items()}
     return Cohort(replace(table, control_columns=controls), counts)

@@ -18,7 +18,8 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[
     """All spots that have features and at least one count, and warnings about those left out.
 
     A spot without any count was not measured: as a zero it would enter panel, slide means and truth, and would be
-    told apart by every head that sees where tissue ends. The density control rides along where all slides have it.
+    told apart by every head that sees where tissue ends. The density control and token grids of the same backbones ride
+    along where all slides have them.
 
     Raises
     ------
@@ -33,7 +34,15 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[
         for key in store.keys(patches)
         if FeatureKey.parse(key).backbone == DENSITY and set(slides) <= set(store.slides_with([key], patches=patches))
     ]
-    table = store.table(keys, patches=patches, control_keys=density[:1])
+    encoders = {FeatureKey.parse(key).encoder for key in keys}
+    tokens = [
+        key
+        for key in store.keys(patches)
+        if FeatureKey.parse(key).layout
+        and FeatureKey.parse(key).encoder in encoders
+        and set(slides) <= set(store.slides_with([key], patches=patches))
+    ]
+    table = store.table(keys, patches=patches, control_keys=density[:1], token_keys=tokens)
     check_finite(table)
     warnings = []
     missing = sorted(set(store.slide_ids) - set(table.slide_ids))
@@ -51,7 +60,7 @@ def check_finite(table: Table) -> None:
     StoreError
         Naming key, slide and row.
     """
-    for column in (*table.columns.values(), *table.control_columns.values()):
+    for column in (*table.columns.values(), *table.control_columns.values(), *table.token_columns.values()):
         for slide, part in zip(table.slide_ids, column.parts, strict=True):
             for start in range(0, len(part), ROWS):
                 wrong = ~np.isfinite(part[start : start + ROWS]).reshape(len(part[start : start + ROWS]), -1).all(

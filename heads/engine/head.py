@@ -1,0 +1,250 @@
+"""What all neural heads share: rows and neighbours, epochs chosen on inner folds, members, the anchor, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...store.arrays import Floats, Ints
+from ...store.errors import HeadError
+from ...store.feature_column import FeatureColumn
+from ...store.table import Table
+from ..contract import training_arrays
+from ..principal import gene_spread
+from .anchor import FIXED_GATE, Anchor, alpha_of, checked_anchor, choose_gates, fit_anchor
+from .module import HeadModule, Shape, start_at_zero
+from .neighbourhoods import NeighbourRule, in_tissue, kinds_of, look_alikes
+from .predicting import predict_rows
+from .rows import RowData
+from .selection import EPOCHS, choose_epochs
+from .stacked import train_all
+from .training import Run, TrainingOptions
+
+
+RINGS = NeighbourRule()
+TRAINING = TrainingOptions()
+
+
+class NeuralHead:
+    """A head whose `build` makes a network; the engine does the rest.
+
+    A user's own head overrides `build` and is done; `columns`, `prepare` and `training` are there to be overridden
+    too.
+
+    Parameters
+    ----------
+    neighbours
+        "off", "space" (rings in tissue), "feature" (look-alikes among training spots of other patients) or "both".
+        A network that ignores `batch.space` and `batch.feature` takes "off".
+    rule
+        How neighbours are looked for.
+    expression
+        Whether batches carry the targets of training rows (`Batch.expression`).
+    anchor
+        "ridge": the network learns what cross-fitted ridge leaves, and a gate per gene keeps what helps.
+    epochs
+        None chooses among `candidates` on inner folds, or takes 10 where there are too few training slides.
+    members
+        Networks, differing in seed, whose predictions are averaged.
+    seed
+        Of initial weights, batches, dropout, and shuffled neighbours.
+    device
+        "cpu", "cuda", or "auto": a GPU where torch sees one.
+    """
+
+    candidates: Sequence[int] = EPOCHS
+    expression: bool = False
+
+    def __init__(
+        self,
+        *,
+        neighbours: str = "off",
+        rule: NeighbourRule = RINGS,
+        anchor: str | None = None,
+        training: TrainingOptions = TRAINING,
+        epochs: int | None = None,
+        members: int = 3,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.neighbours, self.rule, self.anchor, self.training = neighbours, rule, anchor, training
+        self.epochs, self.members, self.seed, self.device = epochs, members, seed, device
+
+    # --- what a head overrides
+
+    def build(self, shape: Shape) -> HeadModule:
+        """Make the network; torch's generator is seeded before."""
+        raise NotImplementedError
+
+    def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
+        """Features that the network sees: those of the table, in its order."""
+        return tuple(table.columns.values())
+
+    def prepare(self, module: HeadModule, data: RowData, rows: Ints, *, seed: int) -> None:
+        """Start a new network from its training rows, such as prototypes by k-means; nothing by default."""
+
+    # --- the contract of a head
+
+    def fit(self, table: Table) -> Self:
+        """Choose epochs and gates on inner folds, then train every member on all rows.
+
+        Raises
+        ------
+        HeadError
+            If an option does not exist, or the table was not prepared for training.
+        """
+        y, weights = training_arrays(table)
+        self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
+        learner = _Learner.of(self, table)
+        choice = choose_epochs(
+            table,
+            y,
+            epochs=self.epochs,
+            candidates=self.candidates,
+            held_needed=self.anchor is not None,
+            predict=lambda folds, tried: self._inner(learner, folds, tried),
+        )
+        self.epochs_, self.chosen_ = choice.epochs, choice.told
+        every = np.arange(len(table))
+        data, self.anchor_ = learner.view(every)
+        runs = [self._run(learner, data, every, epochs=self.epochs_, seed=self.seed + i) for i in range(self.members)]
+        self.loss_curve_ = tuple(train_all(runs))
+        self.modules_ = [run.module for run in runs]
+        self.n_parameters_ = sum(p.numel() for module in self.modules_ for p in module.parameters())
+        if self.anchor_ is not None:
+            self._set_gate(learner, choice.held, choice.prediction)
+            self.n_parameters_ += (learner.x.shape[1] + 1) * y.shape[1]
+        self.reference_ = table if data.feature is not None else None
+        self._reference_rows = data if data.feature is not None else None
+        return self
+
+    def predict(self, table: Table) -> NDArray[np.float32]:
+        """Predict (n, n_panel), the mean over members."""
+        data = self._rows(table)
+        if self.reference_ is not None:
+            found = look_alikes(
+                self.reference_,
+                self.rule,
+                train=np.arange(len(self.reference_)),
+                vectors=self.reference_.features(),
+                queries=table,
+                query_vectors=table.features(),
+                seed=self.seed,
+            )
+            data = replace(data, feature=found, reference=self._reference_rows)
+        out = predict_rows(self.modules_, data) * self.spread_
+        if self.anchor_ is not None:
+            out = self.anchor_.predict(table.features()) + self.gate_ * out
+        return np.asarray(out, dtype=np.float32)
+
+    # --- the inside
+
+    def _rows(self, table: Table) -> RowData:
+        device = device_of(self.device)
+        data = RowData.of(table, self.columns(table), device)
+        in_space, _ = kinds_of(self.neighbours)
+        space = in_tissue(table, self.rule, seed=self.seed) if in_space else None
+        return replace(data, space=space, expression=self.expression)
+
+    def _run(self, learner: _Learner, data: RowData, rows: Ints, *, epochs: int, seed: int) -> Run:
+        torch.manual_seed(seed)
+        module = self.build(learner.shape)
+        if self.anchor is not None:
+            start_at_zero(module)
+        module.to(data.features.device)
+        self.prepare(module, data, rows, seed=seed)
+        return Run(module, data, rows, replace(self.training, epochs=epochs), seed)
+
+    def _inner(
+        self, learner: _Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]
+    ) -> list[list[Floats]]:
+        """Predictions of every fold's held-out rows by every candidate, anchor included."""
+        views = [learner.view(rows) for rows, _ in folds]
+        runs = [
+            self._run(learner, data, rows, epochs=epochs, seed=self.seed)
+            for (rows, _), (data, _) in zip(folds, views, strict=True)
+            for epochs in tried
+        ]
+        train_all(runs)
+        out = []
+        for i, ((_, held), (data, anchor)) in enumerate(zip(folds, views, strict=True)):
+            unseen = as_unseen(data)
+            base = 0.0 if anchor is None else anchor.predict(learner.x[held])
+            mine = runs[i * len(tried) : (i + 1) * len(tried)]
+            out.append([base + predict_rows([run.module], unseen, rows=held) * self.spread_ for run in mine])
+            learner.inner_base[held] = base
+        return out
+
+    def _set_gate(self, learner: _Learner, held: Ints | None, prediction: Floats | None) -> None:
+        if held is None or prediction is None:
+            self.gate_ = np.full(learner.y.shape[1], FIXED_GATE)
+        else:
+            base = learner.inner_base[held]
+            self.gate_ = choose_gates(base, prediction - base, learner.y[held], learner.table.slide[held])
+        assert self.anchor_ is not None
+        shares = {str(gate): float((self.gate_ == gate).mean()) for gate in (0.0, 0.5, 1.0)}
+        self.chosen_ |= {"anchor_alpha": self.anchor_.alpha, "cross_fit": self.anchor_.groups, "gates": shares}
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What all trainings on one table share."""
+
+    head: NeuralHead
+    table: Table
+    y: NDArray[np.float32]
+    x: NDArray[np.float32]
+    base: RowData
+    shape: Shape
+    alpha: float
+    inner_base: Floats
+
+    @classmethod
+    def of(cls, head: NeuralHead, table: Table) -> _Learner:
+        y, _ = training_arrays(table)
+        wanted = kinds_of(head.neighbours)
+        anchored = checked_anchor(head.anchor) is not None
+        columns = head.columns(table)
+        shape = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
+        x = table.features() if anchored or wanted[1] else np.empty((len(table), 0), dtype=np.float32)
+        alpha = alpha_of(table) if anchored else 0.0
+        return cls(head, table, y, x, head._rows(table), shape, alpha, np.zeros(y.shape))
+
+    def view(self, rows: Ints) -> tuple[RowData, Anchor | None]:
+        """What a training on some rows sees: their look-alikes among themselves, and what their anchor leaves."""
+        data, anchor, y = self.base, None, self.y
+        if kinds_of(self.head.neighbours)[1]:
+            found = look_alikes(self.table, self.head.rule, train=rows, vectors=self.x, seed=self.head.seed)
+            data = replace(data, feature=found)
+        if self.head.anchor is not None:
+            anchor = fit_anchor(self.table, self.x, rows, alpha=self.alpha)
+            y = y.copy()
+            y[rows] -= anchor.held_out
+        return data.with_targets(y / self.head.spread_), anchor
+
+
+def as_unseen(data: RowData) -> RowData:
+    """Rows as at prediction: their own targets out of sight, those of look-alikes in training rows still shown."""
+    return replace(data, y=None, reference=None if data.feature is None else data)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises
+    ------
+    HeadError
+        If there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r}: {error}; choose cpu, cuda or auto"
+        raise HeadError(msg) from error
