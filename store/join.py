@@ -85,7 +85,13 @@ def _warn_of_unequal_pixels(key: str, headers: Sequence[FeatureHeader]) -> None:
 
 
 def join_slides(
-    root: Path, keys: Sequence[str], slides: Sequence[SlideRecord], *, patches: str, control_keys: Sequence[str] = (), token_keys: Sequence[str] = ()
+    root: Path,
+    keys: Sequence[str],
+    slides: Sequence[SlideRecord],
+    *,
+    patches: str,
+    control_keys: Sequence[str] = (),
+    token_keys: Sequence[str] = (),
 ) -> tuple[Table, list[Patches]]:
     """Rows and features of slides as one table without counts, and the patches of each.
 
@@ -98,7 +104,10 @@ def join_slides(
     """
     places = [read_patches(patches_path(root, slide.slide_id, patches=patches)) for slide in slides]
     lengths = [len(place) for place in places]
-    columns = {key: join_features(root, key, slides, places=places, patches=patches) for key in (*keys, *control_keys, *token_keys)}
+    columns = {
+        key: join_features(root, key, slides, places=places, patches=patches)
+        for key in (*keys, *control_keys, *token_keys)
+    }
     arrays = [place.array for place in places if place.array is not None]
     table = Table(
         slide_ids=tuple(slide.slide_id for slide in slides),

@@ -123,7 +123,7 @@ class Store:
             raise StoreError(msg)
         return file
 
-    def table(
+    def table(  # noqa: PLR0913
         self,
         keys: str | Sequence[str],
         *,
@@ -181,7 +181,9 @@ class Store:
             msg = f"{self.path}: no slide has {wanted} ({patches}: {have})"
             raise StoreError(msg)
         records = [self.slide(slide_id) for slide_id in chosen]
-        table, places = join_slides(self.path, keys, records, patches=patches, control_keys=control_keys, token_keys=token_keys)
+        table, places = join_slides(
+            self.path, keys, records, patches=patches, control_keys=control_keys, token_keys=token_keys
+        )
         if expression:
             table = add_counts(table, self.path, places=places, genes=genes)
         return table if where is None or of_slides else table.where(where)

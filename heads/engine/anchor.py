@@ -134,4 +134,5 @@ def choose_gates(base: Floats, correction: Floats, truth: Floats, slide: Ints) -
     spread = np.where(np.isfinite(gain), gain, mean[:, None]).std(axis=1)
     error = spread / np.sqrt(np.maximum(defined - 1, 1))
     kept = np.where(mean > error, mean, 0.0)
-    return np.array(GATES)[np.argmax(kept, axis=0)]
+    gates: Floats = np.array(GATES)[np.argmax(kept, axis=0)]
+    return gates

@@ -91,7 +91,8 @@ def stacked(batches: list[Batch]) -> Batch:
     """
     u, b, s = (max(sizes) for sizes in zip(*(batch.sizes for batch in batches), strict=True))
     padded = [_padded(batch, u, b, s) for batch in batches]
-    return tree_map(lambda *parts: None if parts[0] is None else torch.stack(parts), *padded)
+    out: Batch = tree_map(lambda *parts: None if parts[0] is None else torch.stack(parts), *padded)
+    return out
 
 
 def _padded(batch: Batch, u: int, b: int, s: int) -> Batch:

@@ -25,7 +25,6 @@ from .selection import EPOCHS, choose_epochs
 from .stacked import train_all
 from .training import Run, TrainingOptions
 
-
 RINGS = NeighbourRule()
 TRAINING = TrainingOptions()
 
@@ -160,9 +159,7 @@ class NeuralHead:
         self.prepare(module, data, rows, seed=seed)
         return Run(module, data, rows, replace(self.training, epochs=epochs), seed)
 
-    def _inner(
-        self, learner: _Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]
-    ) -> list[list[Floats]]:
+    def _inner(self, learner: _Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
         """Predictions of every fold's held-out rows by every candidate, anchor included."""
         views = [learner.view(rows) for rows, _ in folds]
         runs = [

@@ -60,7 +60,9 @@ def in_tissue(table: Table, rule: NeighbourRule, *, seed: int) -> Neighbourhood:
         own = Neighbourhood.where(
             np.ones((len(table), 1), dtype=np.bool_), np.arange(len(table))[:, None], np.zeros((len(table), 1))
         )
-        found = Neighbourhood(*(np.concatenate(parts, axis=1) for parts in zip(_parts(own), _parts(found), strict=True)))
+        found = Neighbourhood(
+            *(np.concatenate(parts, axis=1) for parts in zip(_parts(own), _parts(found), strict=True))
+        )
     else:
         found = places.rings(rule.edges_um, rule.per_ring)
     return shuffled_within(found, table.slide, seed=seed) if rule.shuffled else found

@@ -62,9 +62,9 @@ def choose_epochs(
         Given inner folds (train, held out) and candidates, the predictions of each fold's held-out rows by each.
     """
     rule, folds = inner_folds(table)
-    given = {"epochs": epochs or FIXED_EPOCHS, "selection": "fixed" if epochs is None else "given"}
+    given: dict[str, Any] = {"epochs": epochs or FIXED_EPOCHS, "selection": "fixed" if epochs is None else "given"}
     if rule == "fixed" or (epochs is not None and not held_needed):
-        return Choice(given["epochs"], given)  # type: ignore[arg-type]
+        return Choice(given["epochs"], given)
     folds = merge_folds(folds, MOST_INNER_FOLDS)
     tried = tuple(candidates) if epochs is None else (epochs,)
     held = np.concatenate([rows for _, rows in folds])
@@ -77,7 +77,6 @@ def choose_epochs(
         scored = dict(zip(map(str, tried), scores, strict=True))
         told = {"epochs": tried[best], "selection": rule, "inner_scores": scored}
     return Choice(tried[best], told, held, predictions[best])
-
 
 
 def merge_folds(folds: tuple[tuple[Ints, Ints], ...], most: int) -> tuple[tuple[Ints, Ints], ...]:

@@ -52,7 +52,7 @@ def train_all(runs: Sequence[Run], *, together: bool | None = None) -> list[tupl
 def _train_stacked(runs: Sequence[Run]) -> list[tuple[float, ...]]:
     options = runs[0].options
     wrapped = [_Loss(run.module, options.pearson_weight) for run in runs]
-    parameters, buffers = stack_module_state(wrapped)  # type: ignore[arg-type]
+    parameters, buffers = stack_module_state(wrapped)
     parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     skeleton = copy.deepcopy(wrapped[0]).to("meta").train()
     keys = [dropout_keys(one, seed=run.seed) for one, run in zip(wrapped, runs, strict=True)]
@@ -82,7 +82,7 @@ def _train_stacked(runs: Sequence[Run]) -> list[tuple[float, ...]]:
             along = tree_map(lambda part: None if part is None else 0, batch)
             each = vmap(loss, in_dims=(0, 0, along))(parameters, buffers, batch)  # (runs,)
         optimiser.zero_grad(set_to_none=True)
-        each.sum().backward()
+        each.sum().backward()  # type: ignore[no-untyped-call]
         _clip_each(parameters, options.clip)
         rates = [run.options.rate(step, total) for run, total in zip(runs, totals, strict=True)]
         _step_each(optimiser, parameters, torch.tensor(rates) * alive)

@@ -103,7 +103,9 @@ def _plain(value: object) -> object:
 
 def prepared_digest(train: Table, test: Table, *others: NDArray[Any]) -> str:
     """Digest of the numbers that heads of one fold get: features, density, targets, weights, offsets, genes."""
-    digest = hashlib.sha256(json.dumps([train.panel, *map(list, (train.columns, train.control_columns, train.token_columns))]).encode())
+    digest = hashlib.sha256(
+        json.dumps([train.panel, *map(list, (train.columns, train.control_columns, train.token_columns))]).encode()
+    )
     for table in (train, test):
         columns = (*table.columns.values(), *table.control_columns.values(), *table.token_columns.values())
         for column in columns:

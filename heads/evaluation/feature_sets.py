@@ -30,9 +30,7 @@ class FeatureSet:
     def of(self, table: Table) -> Table:
         """A table with these features alone, and the tokens of the same backbone."""
         tokens = {
-            key: column
-            for key, column in table.token_columns.items()
-            if FeatureKey.parse(key).encoder == self.backbone
+            key: column for key, column in table.token_columns.items() if FeatureKey.parse(key).encoder == self.backbone
         }
         return replace(table, columns={key: table.columns[key] for key in self.keys}, token_columns=tokens)
 
