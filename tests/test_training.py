@@ -1,71 +1,202 @@
-"""The training loop: the loss by hand, batches within slides, and seeds that mean something."""
+"""The training loop: the loss by hand, batches within slides, seeds that mean something, stacked as one by one."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tissuary.heads.engine.loss import regression_loss, weighted_pearson
-from tissuary.heads.engine.training import TrainingOptions, TrainingRows, train
+from tissuary.heads.engine.batch import Batch, stacked
+from tissuary.heads.engine.batches import epoch_of, make_batch
+from tissuary.heads.engine.dropout import SeededDropout, dropout_keys, key_at
+from tissuary.heads.engine.loss import regression_loss, slide_weights, weighted_pearson
+from tissuary.heads.engine.module import HeadModule
+from tissuary.heads.engine.stacked import train_all
+from tissuary.heads.engine.training import Run, TrainingOptions, train
+from tissuary.tests.engine_rows import Linear, every, row_data
+from tissuary.tests.head_tables import made_up
 
 
-def rows(n=60, d=5, g=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=generator)
-    y = x[:, :g] * torch.tensor([1.0, -1.0, 0.5])
-    return TrainingRows(x, y, torch.ones(n), torch.arange(n) // 20)
+def batch_of(slide, weight, y, **fields):
+    """A batch of rows of several slides."""
+    member = torch.stack([torch.tensor(slide == one, dtype=torch.float64) for one in np.unique(slide)])
+    w = torch.from_numpy(weight)
+    rows = torch.arange(len(slide))
+    return Batch((y,), rows, member, member @ w / w.sum(), w, torch.zeros(len(slide), 2), y=y, **fields)
 
 
-def test_the_loss_is_weighted_squares_plus_one_minus_weighted_correlation():
+def test_the_loss_is_weighted_squares_plus_one_minus_weighted_correlation_slide_by_slide():
     rng = np.random.default_rng(0)
-    p, t, w = rng.normal(size=(9, 4)), rng.normal(size=(9, 4)), rng.uniform(0.1, 1, size=9)
-    share = w / w.sum()
-    squares = np.mean([(share * (p[:, g] - t[:, g]) ** 2).sum() for g in range(4)])
-    correlation = np.mean([np.cov(p[:, g], t[:, g], aweights=w)[0, 1] / np.sqrt(
-        np.cov(p[:, g], aweights=w) * np.cov(t[:, g], aweights=w)) for g in range(4)])  # fmt: skip
-    found = regression_loss(*map(torch.from_numpy, (p, t, w)), pearson_weight=0.7)
-    assert float(found) == pytest.approx(squares + 0.7 * (1 - correlation), abs=1e-5)
-    assert float(regression_loss(*map(torch.from_numpy, (p, t, w)), pearson_weight=0.0)) == pytest.approx(squares)
+    p, t, w = rng.normal(size=(19, 4)), rng.normal(size=(19, 4)), rng.uniform(0.1, 1, size=19)
+    slide = np.repeat([0, 1], [9, 10])
+    expected = squares = 0.0
+    for one in (0, 1):
+        here = slide == one
+        share = w[here] / w[here].sum()
+        mse = np.mean([(share * (p[here, g] - t[here, g]) ** 2).sum() for g in range(4)])
+        cov = [np.cov(p[here, g], t[here, g], aweights=w[here]) for g in range(4)]
+        correlation = np.mean([c[0, 1] / np.sqrt(c[0, 0] * c[1, 1]) for c in cov])
+        squares += w[here].sum() / w.sum() * mse
+        expected += w[here].sum() / w.sum() * (mse + 0.7 * (1 - correlation))
+    batch = batch_of(slide, w, torch.from_numpy(t))
+    assert float(regression_loss(torch.from_numpy(p), batch, pearson_weight=0.7)) == pytest.approx(expected, abs=1e-5)
+    assert float(regression_loss(torch.from_numpy(p), batch, pearson_weight=0.0)) == pytest.approx(squares)
+
+
+def test_padding_changes_no_loss():
+    data = row_data()
+    batches = [make_batch(data, rows, usual_weight=3.0) for rows in (np.arange(50), np.arange(40, 47))]
+    both = stacked(batches)
+    for i, batch in enumerate(batches):
+        one = Batch(
+            *(
+                None if part is None else tuple(p[i] for p in part) if isinstance(part, tuple) else part[i]
+                for part in both
+            )
+        )
+        guess = torch.randn(len(one.rows), 6, generator=torch.Generator().manual_seed(0))
+        padded = regression_loss(guess, one, pearson_weight=0.5)
+        alone = regression_loss(guess[: len(batch.rows)], batch, pearson_weight=0.5)
+        assert float(padded) == pytest.approx(float(alone), rel=1e-6)
 
 
 def test_a_constant_prediction_has_a_finite_gradient():
     prediction = torch.zeros(6, 2, requires_grad=True)
-    weighted_pearson(prediction, torch.randn(6, 2), torch.full((6, 1), 1 / 6)).sum().backward()
+    batch = batch_of(np.zeros(6), np.ones(6), torch.randn(6, 2))
+    w = slide_weights(batch).float()
+    weighted_pearson(prediction, torch.randn(6, 2), w, batch.member.float()).sum().backward()
     assert torch.isfinite(prediction.grad).all()
 
 
-def test_every_step_sees_rows_of_one_slide_and_an_epoch_sees_all():
-    data, seen = rows(), []
+@pytest.mark.parametrize(("at_least", "slides"), [(0, 1), (50, 8)])
+def test_an_epoch_sees_every_row_once_in_parts_of_one_slide(at_least, slides):
+    slide, rows = row_data().slide, np.arange(3, 200)
+    steps = list(epoch_of(slide, rows, batch=16, at_least=at_least, generator=torch.Generator().manual_seed(1)))
+    assert sorted(np.concatenate(steps)) == list(rows)
+    assert max(len(np.unique(slide[step])) for step in steps) <= slides
+    if at_least:
+        assert min(map(len, steps[:-1])) >= at_least
+    else:
+        assert max(map(len, steps)) <= 16
 
-    class Watching(torch.nn.Linear):
-        def forward(self, x):
-            seen.append([int(torch.nonzero((data.x == row).all(1))[0]) for row in x])
-            return super().forward(x)
 
-    train(Watching(5, 3), data, TrainingOptions(epochs=1, batch=8), seed=0)
-    assert all(len({row // 20 for row in step}) == 1 for step in seen)
-    assert max(map(len, seen)) <= 8
-    assert sorted(row for step in seen for row in step) == list(range(60))
+def trained(*, seed, **options):
+    data = row_data()
+    module = torch.nn.Module()
+    module = WithDropout(12, 6)
+    train(Run(module, data, every(data), TrainingOptions(epochs=3, batch=16, **options), seed))
+    return module.genes.weight.detach()
+
+
+class WithDropout(Linear):
+    def __init__(self, dim, genes, seed=5):
+        super().__init__(dim, genes, seed)
+        self.drop = SeededDropout(0.2)
+
+    def forward(self, batch):
+        return self.genes(self.drop(batch.own[0]))
 
 
 def test_training_repeats_with_its_seed_and_not_with_another():
-    def weights(seed):
-        torch.manual_seed(5)
-        module = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Linear(5, 3))
-        train(module, rows(), TrainingOptions(epochs=3, batch=16), seed=seed)
-        return module[1].weight.detach()
-
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
+    assert torch.equal(trained(seed=1), trained(seed=1))
+    assert not torch.equal(trained(seed=1), trained(seed=2))
 
 
-def test_the_loss_falls_and_a_light_slide_counts_less():
-    module = torch.nn.Linear(5, 3)
-    curve = train(module, rows(), TrainingOptions(epochs=40, batch=32, lr=0.02, weight_decay=0.0), seed=0)
-    assert curve[-1] < 0.2 * curve[0]
-    data = rows()
-    contrary = torch.where((data.slide == 2)[:, None], -data.y, data.y)
-    light = torch.where(data.slide == 2, 1e-3, 1.0)
-    module = torch.nn.Linear(5, 3)
-    train(module, TrainingRows(data.x, contrary, light, data.slide), TrainingOptions(epochs=60, lr=0.02), seed=0)
-    heavy = data.slide != 2
-    assert np.corrcoef(module(data.x)[heavy].detach().numpy().ravel(), data.y[heavy].numpy().ravel())[0, 1] > 0.98
+def test_the_loss_curve_falls_to_least_squares():
+    table = made_up(noise=0.0, dim=5)
+    data, module = row_data(table), Linear(5, 6)
+    curve = train(Run(module, data, every(data), TrainingOptions(epochs=60, lr=0.05, weight_decay=0.0), 0))
+    assert curve[-1] < 0.02 * curve[0]
+    loading = np.linalg.lstsq(table.features(), table.targets, rcond=None)[0]
+    np.testing.assert_allclose(module.genes.weight.detach().numpy(), loading.T, atol=0.1)
+
+
+def test_rows_of_no_weight_teach_nothing():
+    table = made_up(noise=0.0, dim=5)
+    contrary = table.slide % 2 == 1
+    weights = np.where(contrary, 0.0, 1.0).astype(np.float32)
+    spoilt = replace(table, targets=np.where(contrary[:, None], -table.targets, table.targets), weights=weights)
+    found = []
+    for one in (spoilt, replace(table, weights=weights)):
+        data, module = row_data(one), Linear(5, 6)
+        train(Run(module, data, every(data), TrainingOptions(epochs=5, weight_decay=0.0), 0))
+        found.append(module.genes.weight.detach())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+def test_the_rate_rises_and_falls_along_a_cosine():
+    options = TrainingOptions(lr=2.0, lr_end=0.5, warmup=0.1)
+    rates = [options.rate(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(1.25)
+    assert rates[100] == pytest.approx(0.5)
+
+
+def test_the_average_of_the_weights_is_what_is_kept():
+    """With decay (step + 1) / (step + 10) below the ceiling, the average can be followed by hand."""
+    data, followed = row_data(), []
+
+    class Watched(Linear):
+        def forward(self, batch):
+            followed.append(self.genes.weight.detach().clone())
+            return super().forward(batch)
+
+    options = TrainingOptions(epochs=2, batch=1000, ema=0.999)
+    module = Watched(12, 6)
+    train(Run(module, data, every(data), options, 0))
+    plain = Linear(12, 6)
+    train(Run(plain, data, every(data), replace(options, ema=None), 0))
+    mean = followed[0]
+    for step, weights in enumerate([*followed[1:], plain.genes.weight.detach()]):
+        decay = (step + 1) / (step + 10)
+        mean = decay * mean + (1 - decay) * weights
+    torch.testing.assert_close(module.genes.weight.detach(), mean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_stacked_training_equals_one_by_one_with_other_rows_targets_seeds_and_epochs(ema):
+    data = row_data()
+    other = data.with_targets(np.random.default_rng(1).normal(size=data.y.shape))
+    half = np.flatnonzero(data.slide < 4)
+
+    def runs():
+        options = TrainingOptions(epochs=3, batch=40, at_least=60, clip=0.2, ema=ema)
+        plan = [(data, every(data), 3, 0), (data, half, 5, 1), (other, half[::2], 2, 2)]
+        return [Run(WithDropout(12, 6, seed), d, r, replace(options, epochs=e), seed) for d, r, e, seed in plan]
+
+    alone, together = runs(), runs()
+    curves = train_all(alone, together=False), train_all(together, together=True)
+    for one, two in zip(*curves, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    for one, two in zip(alone, together, strict=True):
+        assert not two.module.training
+        for name, p in one.module.named_parameters():
+            torch.testing.assert_close(p, dict(two.module.named_parameters())[name], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_seeded_unbiased_and_different_by_layer_step_and_row():
+    class Two(HeadModule):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = SeededDropout(0.3), SeededDropout(0.3)
+
+    module = Two().train()
+    keys = dropout_keys(module, seed=4)
+    assert list(keys) == ["first.key", "second.key"]
+    masks = []
+    for name, step in (("first", 0), ("second", 0), ("first", 1), ("first", 0)):
+        layer = getattr(module, name)
+        layer.key.fill_(key_at(keys[f"{name}.key"], step))
+        masks.append(layer(torch.ones(400, 300)) > 0)
+    assert torch.equal(masks[0], masks[3])
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        both = (masks[one] & masks[two]).float().mean()
+        assert float(both) == pytest.approx(0.49, abs=0.01)  # independent: 0.7 x 0.7
+    kept = masks[0].float()
+    assert float(kept.mean()) == pytest.approx(0.7, abs=0.005)
+    assert float((kept[1:] * kept[:-1]).mean()) == pytest.approx(0.49, abs=0.01)
+    assert float((kept[:, 1:] * kept[:, :-1]).mean()) == pytest.approx(0.49, abs=0.01)
+    by_row = kept.mean(1)
+    assert float(by_row.std()) == pytest.approx(np.sqrt(0.21 / 300), rel=0.15)  # binomial, as independent draws are
+    assert torch.equal(module.eval().first(torch.ones(3, 2)), torch.ones(3, 2))

@@ -54,10 +54,16 @@ class NeuralHead:
         Of initial weights, batches, dropout, and shuffled neighbours.
     device
         "cpu", "cuda", or "auto": a GPU where torch sees one.
+
+    Attributes
+    ----------
+    tunes
+        Whether a head chooses more than epochs and gates on inner folds, so that these run even where epochs are given.
     """
 
     candidates: Sequence[int] = EPOCHS
     expression: bool = False
+    tunes: bool = False
 
     def __init__(
         self,
@@ -87,6 +93,13 @@ class NeuralHead:
     def prepare(self, module: HeadModule, data: RowData, rows: Ints, *, seed: int) -> None:
         """Start a new network from its training rows, such as prototypes by k-means; nothing by default."""
 
+    def finish(self, data: RowData) -> None:
+        """Keep what prediction needs beside the members, once they are trained on `data`; nothing by default."""
+
+    def outputs(self, data: RowData) -> NDArray[np.float32]:
+        """Predict (n, n_panel) in units of `spread_`: the mean over members."""
+        return predict_rows(self.modules_, data)
+
     # --- the contract of a head
 
     def fit(self, table: Table) -> Self:
@@ -100,12 +113,13 @@ class NeuralHead:
         y, weights = training_arrays(table)
         self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
         learner = _Learner.of(self, table)
+        self.shape_ = learner.shape
         choice = choose_epochs(
             table,
             y,
             epochs=self.epochs,
             candidates=self.candidates,
-            held_needed=self.anchor is not None,
+            held_needed=self.anchor is not None or self.tunes,
             predict=lambda folds, tried: self._inner(learner, folds, tried),
         )
         self.epochs_, self.chosen_ = choice.epochs, choice.told
@@ -114,6 +128,7 @@ class NeuralHead:
         runs = [self._run(learner, data, every, epochs=self.epochs_, seed=self.seed + i) for i in range(self.members)]
         self.loss_curve_ = tuple(train_all(runs))
         self.modules_ = [run.module for run in runs]
+        self.finish(data)
         self.n_parameters_ = sum(p.numel() for module in self.modules_ for p in module.parameters())
         if self.anchor_ is not None:
             self._set_gate(learner, choice.held, choice.prediction)
@@ -136,7 +151,7 @@ class NeuralHead:
                 seed=self.seed,
             )
             data = replace(data, feature=found, reference=self._reference_rows)
-        out = predict_rows(self.modules_, data) * self.spread_
+        out = self.outputs(data) * self.spread_
         if self.anchor_ is not None:
             out = self.anchor_.predict(table.features()) + self.gate_ * out
         return np.asarray(out, dtype=np.float32)

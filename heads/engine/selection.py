@@ -62,7 +62,7 @@ def choose_epochs(
         Given inner folds (train, held out) and candidates, the predictions of each fold's held-out rows by each.
     """
     rule, folds = inner_folds(table)
-    given: dict[str, Any] = {"epochs": epochs or FIXED_EPOCHS, "selection": "fixed" if epochs is None else "given"}
+    given: dict[str, Any] = {"epochs": FIXED_EPOCHS if epochs is None else epochs, "selection": "fixed" if epochs is None else "given"}
     if rule == "fixed" or (epochs is not None and not held_needed):
         return Choice(given["epochs"], given)
     folds = merge_folds(folds, MOST_INNER_FOLDS)

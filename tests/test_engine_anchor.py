@@ -1,0 +1,126 @@
+"""The ridge anchor: honest residuals, gates that noise does not open, and no peeking at what is held out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge as SklearnRidge
+
+from tissuary.heads import make_head
+from tissuary.heads.engine.anchor import choose_gates, cross_fit_groups, fit_anchor, quarters
+from tissuary.heads.inner import within_slide_pearson
+from tissuary.store.errors import HeadError
+from tissuary.tests.head_tables import made_up, unseen
+
+
+def score(prediction, test):
+    return float(np.nanmean(within_slide_pearson(prediction, test.targets, test.slide)))
+
+
+def bent(table):
+    """The same table with a part of the targets that no linear map of the features gives."""
+    x = table.features()
+    extra = 2.0 * (np.abs(x[:, :1]) - np.abs(x[:, :1]).mean()) * np.ones((1, len(table.panel)))
+    targets = table.targets + extra
+    for one in np.unique(table.slide):
+        targets[table.slide == one] -= targets[table.slide == one].mean(0)
+    return replace(table, targets=targets.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("patients", "each", "rule", "groups"), [("ABCD", 2, "patients", 4), ("AB", 2, "slides", 4), ("A", 2, "blocks", 4)]
+)
+def test_cross_fitting_leaves_out_patients_else_slides_else_quarters(patients, each, rule, groups):
+    table = made_up(patients, each=each)
+    found, group = cross_fit_groups(table, np.arange(len(table)))
+    assert (found, len(np.unique(group))) == (rule, groups)
+    patient = np.array(table.patient_ids)[table.slide]
+    for one in np.unique(group):
+        if rule == "patients":
+            assert len(set(patient[group == one])) == 1
+        elif rule == "slides":
+            assert len(set(table.slide[group == one])) == 1
+        else:
+            assert set(table.slide[group == one]) == {0, 1}
+
+
+def test_quarters_lie_together_and_are_equal():
+    grid = np.stack(np.meshgrid(np.arange(6.0), np.arange(4.0)), axis=-1).reshape(-1, 2)
+    quarter = quarters(grid)
+    assert np.bincount(quarter).tolist() == [6, 6, 6, 6]
+    for one in range(4):
+        part = grid[quarter == one]
+        assert np.ptp(part, axis=0).tolist() == [2.0, 1.0]
+
+
+def test_residuals_are_those_of_fits_without_the_patient():
+    table = made_up()
+    rows = np.flatnonzero(table.slide < 6)  # three patients
+    anchor = fit_anchor(table, table.features(), rows, alpha=7.0)
+    x, y, w = table.features()[rows], table.targets[rows], table.weights[rows]
+    patient = np.array(table.patient_ids)[table.slide[rows]]
+    for one in "ABC":
+        held = patient == one
+        theirs = SklearnRidge(alpha=7.0, solver="svd").fit(x[~held], y[~held], sample_weight=w[~held])
+        np.testing.assert_allclose(anchor.held_out[held], theirs.predict(x[held]), atol=1e-5)
+    every = SklearnRidge(alpha=7.0, solver="svd").fit(x, y, sample_weight=w)
+    np.testing.assert_allclose(anchor.predict(x), every.predict(x), atol=1e-5)
+
+
+def test_gates_keep_what_helps_and_shut_out_noise_and_harm():
+    rng = np.random.default_rng(0)
+    slide = np.repeat(np.arange(12), 200)
+    truth = rng.normal(size=(2400, 4))
+    base = truth + 2 * rng.normal(size=truth.shape)
+    correction = rng.normal(size=truth.shape)
+    correction[:, 0] = truth[:, 0] - base[:, 0]  # all that is missing
+    correction[:, 1] = -truth[:, 1]
+    correction[:, 2] = 2 * (truth[:, 2] - base[:, 2])  # overshoots: half of it is right
+    assert choose_gates(base, correction, truth, slide).tolist() == [1.0, 0.0, 0.5, 0.0]
+
+
+def test_an_anchored_head_starts_from_ridge_and_adds_what_ridge_cannot_say():
+    table, (test, bare) = bent(made_up("ABCD", spots=60)), unseen(made_up(), spots=200)
+    test = bent(test)
+    ridge = make_head("ridge").fit(table).predict(bare)
+    plain = make_head("mlp", anchor="ridge", epochs=0, members=1).fit(table)
+    np.testing.assert_allclose(plain.predict(bare), ridge, atol=1e-5)
+    anchored = make_head("mlp", anchor="ridge", members=1, epochs=20).fit(table)
+    assert score(anchored.predict(bare), test) > score(ridge, test) + 0.05
+    assert anchored.chosen_["cross_fit"] == "patients"
+    assert sum(anchored.chosen_["gates"].values()) == pytest.approx(1.0)
+    assert anchored.chosen_["gates"]["0.0"] < 0.5
+
+
+def test_on_noise_the_anchor_gains_nothing():
+    rng = np.random.default_rng(3)
+    table, (test, bare) = made_up("ABCDEF", spots=60, genes=40), unseen(made_up(), spots=400, genes=40)
+    noise = replace(table, targets=rng.normal(size=table.targets.shape).astype(np.float32))
+    truth = replace(test, targets=rng.normal(size=test.targets.shape).astype(np.float32))
+    head = make_head("mlp", anchor="ridge", members=1, epochs=10).fit(noise)
+    assert abs(score(head.predict(bare), truth)) < 0.02
+    assert head.chosen_["gates"]["0.0"] > 0.7
+
+
+def test_what_inner_folds_hold_out_cannot_change_what_they_train():
+    """Targets of patient D are spoilt beyond measure: folds that hold D out give the same gates' predictions."""
+    table = made_up("ABCD")
+    rows = np.flatnonzero(np.array(table.patient_ids)[table.slide] != "D")
+    spoilt = table.targets.copy()
+    spoilt[np.setdiff1d(np.arange(len(table)), rows)] *= 1e6
+    one = fit_anchor(table, table.features(), rows, alpha=3.0)
+    two = fit_anchor(replace(table, targets=spoilt), table.features(), rows, alpha=3.0)
+    np.testing.assert_array_equal(one.held_out, two.held_out)
+
+
+def test_few_slides_take_half_of_the_correction():
+    head = make_head("mlp", anchor="ridge", members=1, epochs=1).fit(made_up("AB", each=1))
+    assert head.chosen_["gates"]["0.5"] == 1.0
+    assert head.chosen_["cross_fit"] == "blocks"
+
+
+def test_an_unknown_anchor_or_device_is_refused():
+    with pytest.raises(HeadError, match="anchor='lasso': choose ridge, or None"):
+        make_head("mlp", anchor="lasso").fit(made_up())
+    with pytest.raises(HeadError, match=r"device 'tpu'.*choose cpu, cuda or auto"):
+        make_head("mlp", device="tpu").fit(made_up())
