@@ -17,7 +17,7 @@ def test_the_documented_head_trains_predicts_and_is_short():
         line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from", "head", "dev"))
     ]
     assert len(own) <= 30
-    train, (test, bare) = made_up(spots=60), unseen(made_up(), spots=120)
+    train, (test, bare) = made_up("ABC", each=1, spots=60), unseen(made_up(), spots=120)
     found = {"train": train, "test": bare}
     exec(compile(code, str(PAGE), "exec"), found)
     assert np.nanmean(within_slide_pearson(found["deviation"], test.targets, test.slide)) > 0.8
