@@ -13,6 +13,7 @@ from ..store.errors import TissuaryError
 from .backbones import backbones
 from .compare import compare
 from .demo import demo
+from .doctor import doctor
 from .export import export
 from .featurize import featurize
 from .import_ import import_
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Feature store for histology: embed every patch once, search, and train expression heads in seconds.",
 )
 
-for verb in (demo, featurize, status, verify, index, search, compare, protocols, import_, export, backbones):
+for verb in (demo, featurize, status, verify, index, search, compare, protocols, import_, export, backbones, doctor):
     app.command(verb.__name__.rstrip("_"))(verb)  # `import` is a word of Python's own
 
 
