@@ -49,6 +49,9 @@ def compare(
     panel_size: Annotated[int | None, typer.Option("--panel-size", help="How many genes the rule takes.")] = None,
     genes: Annotated[list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", help="Folds trained at the same time, each in its own process.")] = 1,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray: folds as tasks of a Ray cluster.")] = "local",
+    address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train everything anew, and take no cell of an earlier comparison.")
     ] = False,
@@ -72,7 +75,10 @@ def compare(
         panel_size=panel_size,
         seed=seed,
         genes=tuple(genes or ()),
-        cells=None if fresh else out / "cells",
+        cells=None if fresh else (out / "cells").absolute(),
+        jobs=jobs,
+        engine=engine,
+        address=address,
     )
     comparison = run(store, options, out=out)
     if json:

@@ -9,6 +9,7 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class CellFolder:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self.taken = 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether cells are kept at all."""
+        return self._folder is not None
 
     def load(self, identity: Mapping[str, Any]) -> Trained | None:
         """A cell that was trained before, or None."""
@@ -125,8 +131,9 @@ def _update(digest: Any, part: NDArray[Any] | None) -> None:
         digest.update(np.ascontiguousarray(part).data)
 
 
+@cache
 def code_digest() -> str:
-    """Digest of the code of heads and store, and of the versions of the libraries under them."""
+    """Digest of the code of heads and store, and of the versions of the libraries under them, as this process began."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256(json.dumps({name: version(name) for name in VERSIONS}).encode())
     for path in sorted(path for room in ("heads", "store") for path in (root / room).rglob("*.py")):

@@ -1,0 +1,176 @@
+"""What a comparison will train: protocols, folds, feature sets and contestants, in groups that share a preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...store.errors import TissuaryError
+from ...store.naming import SPOTS
+from ...store.store import Store
+from ...store.table import Table
+from .cell_files import CellFolder, code_digest, prepared_digest
+from .cells import CellPlan
+from .contestants import Contestant, contestants
+from .feature_sets import FeatureSet, feature_sets
+from .folds import Fold
+from .preparation import Cohort, Prepared, prepare
+from .protocol_changes import changes_told, with_panel, with_preprocessing
+from .protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
+from .protocols import get_protocol
+from .splits import outer_folds
+from .usable import usable_table
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What is compared.
+
+    Attributes
+    ----------
+    heads
+        Names, `head:mode`, or "all". Controls are always in the table.
+    protocols
+        Names of protocols, each on its own folds.
+    backbones
+        Parts of the feature keys before the `@`; the store's only one where empty.
+    view_sets
+        Views side by side, one or several sets; all that a backbone has where empty.
+    standardise, centring, spot_weight
+        In place of what the protocols say of features, targets and weights; the records declare it.
+    panel
+        A rule for genes, or their names, in place of the protocols' own.
+    panel_size
+        How many genes, in place of the protocols' own.
+    genes
+        Genes whose maps are drawn beside those of the best and a median one.
+    cells
+        Folder of trained cells: those of an earlier, perhaps unfinished comparison are taken, and new ones kept.
+    jobs
+        Folds that are trained at the same time, each in a process of its own.
+    engine, address
+        "local", or "ray": folds as tasks of the Ray cluster at `address`, which must see the store and `cells`.
+    """
+
+    heads: tuple[str, ...] = ("all",)
+    protocols: tuple[str, ...] = ("strict",)
+    backbones: tuple[str, ...] = ()
+    view_sets: tuple[tuple[str, ...], ...] = ()
+    patches: str = SPOTS
+    standardise: FeatureStandardisation | None = None
+    centring: TargetCentring | None = None
+    spot_weight: SpotWeight | None = None
+    panel: str | tuple[str, ...] | None = None
+    panel_size: int | None = None
+    seed: int = 0
+    genes: tuple[str, ...] = ()
+    cells: Path | None = None
+    jobs: int = 1
+    engine: str = "local"
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that share a preparation."""
+
+    protocol: Protocol
+    features: FeatureSet
+    fold: Fold
+    cells: tuple[CellPlan, ...]
+
+    def prepare(self, cohort: Cohort) -> Prepared:
+        """The fold with these features, of the protocol's cohort."""
+        return prepare(replace(cohort, table=self.features.of(cohort.table)), self.fold, self.protocol)
+
+
+@dataclass(frozen=True)
+class ProtocolPlan:
+    """One protocol of a comparison."""
+
+    protocol: Protocol
+    folds: tuple[Fold, ...]
+    contestants: tuple[Contestant, ...]
+
+    def groups(self, sets: Sequence[FeatureSet], seed: int) -> Iterator[Group]:
+        """Cells that share a preparation; heads that read no features run with the first set alone."""
+        for fold in self.folds:
+            for one in sets:
+                able = [who for who in self.contestants if who.entry.features or one == sets[0]]
+                cells = tuple(CellPlan(who, self.protocol, fold, one, self.seed_of(who, seed)) for who in able)
+                yield Group(self.protocol, one, fold, cells)
+
+    def seed_of(self, contestant: Contestant, seed: int) -> int:
+        """The paper's own seed for its own modes."""
+        own = (contestant.head, contestant.mode) in self.protocol.modes
+        return self.protocol.seed if own and self.protocol.seed is not None else seed
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """All of a comparison, before anything is trained.
+
+    Attributes
+    ----------
+    table
+        All slides and all features.
+    plans
+        Protocols that these slides allow.
+    impossible
+        Name of a protocol that they do not allow, and why.
+    """
+
+    table: Table
+    sets: tuple[FeatureSet, ...]
+    plans: tuple[ProtocolPlan, ...]
+    seed: int
+    warnings: tuple[str, ...]
+    impossible: dict[str, str]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Every group of cells, in the order in which they are trained."""
+        return tuple(group for plan in self.plans for group in plan.groups(self.sets, self.seed))
+
+
+def make_plan(store: Store, options: CompareOptions) -> ComparisonPlan:
+    """Resolve names, open features and counts, and cut folds.
+
+    Raises
+    ------
+    TissuaryError
+        If a head, protocol or feature key does not exist, or the cohort is too small for the only protocol.
+    """
+    protocols = tuple(_protocol(name, options) for name in dict.fromkeys(options.protocols))
+    lines = [contestants(options.heads, protocol) for protocol in protocols]
+    sets = feature_sets(store, backbones=options.backbones, view_sets=options.view_sets, patches=options.patches)
+    keys = tuple(dict.fromkeys(key for one in sets for key in one.keys))
+    table, warnings = usable_table(store, keys, patches=options.patches)
+    plans, impossible = [], {}
+    for protocol, who in zip(protocols, lines, strict=True):
+        try:
+            plans.append(ProtocolPlan(protocol, outer_folds(protocol, table.slide_ids, table.patient_ids), who))
+        except TissuaryError as error:
+            if len(protocols) == 1:
+                raise
+            impossible[protocol.name] = str(error)
+    return ComparisonPlan(table, sets, tuple(plans), options.seed, warnings, impossible)
+
+
+def common_identity(folder: CellFolder, prepared: Prepared) -> dict[str, str]:
+    """What all cells on the same numbers share; nothing where no cell is kept."""
+    if not folder.keeps:
+        return {}
+    numbers = prepared_digest(prepared.train, prepared.test, prepared.test_depth)
+    return {"code": code_digest(), "numbers": numbers}
+
+
+def _protocol(name: str, options: CompareOptions) -> Protocol:
+    protocol = with_preprocessing(
+        get_protocol(name),
+        feature_standardisation=options.standardise,
+        target_centring=options.centring,
+        spot_weight=options.spot_weight,
+    )
+    return changes_told(with_panel(protocol, panel=options.panel, size=options.panel_size))
