@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ def featurize(
     """Embed every patch of every slide, once, into a store."""
     from dataclasses import asdict
 
+    logging.getLogger("tissuary.featurize.gaps").setLevel(logging.INFO)  # what was recognised, before work starts
     if dry_run:
         plan = run_dry(source, store, options, format=format)
         if json:
@@ -37,7 +39,7 @@ def featurize(
     report = run(source, store, options, format=format)
     if json:
         print_json(asdict(report))
-    raise typer.Exit(SOME_FAILED if report.failed else OK)
+    raise typer.Exit(SOME_FAILED if report.failed or report.left else OK)
 
 
 def run(source: Path, store: Path, options: FeaturizeOptions, *, format: str) -> FeaturizeReport:
@@ -58,6 +60,10 @@ def run(source: Path, store: Path, options: FeaturizeOptions, *, format: str) ->
     _say_stages(report)
     if report.unknown_patients:
         say(f"  patient unknown: {', '.join(report.unknown_patients)} (give patient_id in a manifest)")
+    for slide_id, cause in report.retried:
+        say(f"  RETRIED {slide_id}: its worker died ({cause})")
+    for slide_id, cause in report.left:
+        say(f"  LEFT {slide_id}: {cause}")
     for slide_id, cause in report.failed:
         say(f"  FAILED {slide_id}: {cause}")
     return report

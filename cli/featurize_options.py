@@ -12,7 +12,8 @@ import typer
 if TYPE_CHECKING:
     from ..featurize.options import FeaturizeOptions
 
-Format = Annotated[str, typer.Option("--format", help="auto, manifest, st or slides.")]
+_FORMATS = "auto, manifest, st, hest, hest-patches, spaceranger, spatialdata, h5ad or slides."
+Format = Annotated[str, typer.Option("--format", help=_FORMATS)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 _PitchUm = Annotated[float | None, typer.Option("--pitch-um", help="Spot pitch in um; gives the scale of spot arrays.")]
@@ -29,11 +30,15 @@ _MaxUpsampling = Annotated[float, typer.Option("--max-upsampling", help="How man
 _Tokens = Annotated[list[str] | None, typer.Option("--tokens", help="Token grids to store too, such as 7x7.")]
 _Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="Registry keys or record files (.json).")]
 _Weights = Annotated[list[str] | None, typer.Option("--weights", help="KEY=PATH of local weights, or KEY=random.")]
-_Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+_Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, or several: cuda:0,cuda:1.")]
 _Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, fp16 or bf16.")]
 _Compile = Annotated[bool, typer.Option("--compile", help="Compile networks with torch.compile.")]
 _Batch = Annotated[int | None, typer.Option("--batch", help="Patches per forward pass; measured where not given.")]
 _Readers = Annotated[int | None, typer.Option("--readers", help="Threads that read; one per core where not given.")]
+_Threads = Annotated[int | None, typer.Option("--threads", help="Threads of a network on the CPU; part of the plan.")]
+_Engine = Annotated[str, typer.Option("--engine", help="local, or ray for a cluster.")]
+_Address = Annotated[str | None, typer.Option("--address", help="Of the Ray cluster; this machine where not given.")]
+_Shard = Annotated[str | None, typer.Option("--shard", help="i/n: only the i-th of n equal shares, from 0.")]
 _Name = Annotated[str | None, typer.Option("--as", help="Store the backbone's features under this name.")]
 
 
@@ -55,10 +60,14 @@ def _collect(
     compile: _Compile = False,
     batch: _Batch = None,
     readers: _Readers = None,
+    threads: _Threads = None,
+    engine: _Engine = "local",
+    address: _Address = None,
+    shard: _Shard = None,
     name: _Name = None,
 ) -> FeaturizeOptions:
     """Options from the command line."""
-    from ..featurize.options import FeaturizeOptions
+    from ..featurize.options import FeaturizeOptions, default_readers
 
     return FeaturizeOptions(
         views=tuple(views or ()),
@@ -78,7 +87,11 @@ def _collect(
         pitch_um=pitch_um,
         name=name,
         batch=batch,
-        **({} if readers is None else {"readers": readers}),
+        readers=default_readers() if readers is None else readers,
+        threads=threads,
+        engine=engine,
+        address=address,
+        shard=shard,
     )
 
 

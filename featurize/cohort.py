@@ -66,6 +66,8 @@ class Sample:
         Distance of neighbouring spots in um, as declared.
     read_measured
         Reads spots and counts; None for a slide without.
+    declared_in
+        What of the source declares `mpp` and `pitch_um`.
     """
 
     slide_id: str
@@ -74,6 +76,7 @@ class Sample:
     mpp: float | None = None
     pitch_um: float | None = None
     read_measured: Callable[[], Measured] | None = None
+    declared_in: str = "manifest"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = 
     format
         A key of `tissuary.featurize.sources.SOURCES`, or "auto".
     pitch_um
-        Spot pitch of every slide that has spots; a manifest's own must agree with it.
+        Spot pitch of every slide that has spots; one that the source declares must agree with it.
 
     Raises
     ------
@@ -123,7 +126,7 @@ def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = 
     InvalidNameError
         If every slide is refused, the first because its id cannot become a file name.
     ScaleError
-        If a manifest's pitch and `pitch_um` contradict one another.
+        If a pitch that the source declares and `pitch_um` contradict one another.
     """
     from .sources.access import reading
 
@@ -204,8 +207,8 @@ def _with_pitch(sample: Sample, pitch_um: float | None) -> Sample:
         return replace(sample, pitch_um=pitch_um)
     if max(sample.pitch_um, pitch_um) > MAX_DISAGREEMENT * min(sample.pitch_um, pitch_um):
         msg = (
-            f"slide {sample.slide_id}: its manifest says a spot pitch of {sample.pitch_um:g} um, --pitch-um "
-            f"{pitch_um:g}: correct one of them"
+            f"slide {sample.slide_id}: its {sample.declared_in} says a spot pitch of {sample.pitch_um:g} um, "
+            f"--pitch-um {pitch_um:g}: correct one of them"
         )
         raise ScaleError(msg)
     return sample

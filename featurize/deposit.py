@@ -21,6 +21,7 @@ from .scale import Scale
 from .slide import Slide
 
 DIGEST_BYTES = 1 << 20
+ZARR_METADATA = ("zarr.json", ".zattrs", ".zarray", ".zgroup")
 
 
 def deposit_slide(
@@ -115,11 +116,26 @@ def deposit_counts(root: Path, slide_id: str, measured: Measured, patches: Patch
 
 
 def source_digest(image: Path) -> str:
-    """sha256 over size, first and last MiB: names a gigabyte file without reading all of it."""
+    """sha256 over size, first and last MiB: names a gigabyte file without reading all of it.
+
+    Of a folder, as zarr has, over the names and sizes of all its files, and the bytes of the small ones that say what
+    is in it.
+    """
+    if image.is_dir():
+        return _folder_digest(image)
     size = image.stat().st_size
     sha = hashlib.sha256(str(size).encode())
     with image.open("rb") as file:
         sha.update(file.read(DIGEST_BYTES))
         file.seek(max(0, size - DIGEST_BYTES))
         sha.update(file.read(DIGEST_BYTES))
+    return sha.hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    sha = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        sha.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        if path.name in ZARR_METADATA:
+            sha.update(path.read_bytes())
     return sha.hexdigest()

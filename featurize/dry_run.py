@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..store.errors import TissuaryError
-from .cohort import load_cohort
 from .deposit import slide_record
 from .options import FeaturizeOptions, Progress
-from .patch_stream import PatchStream, Visit
+from .patch_stream import Visit
 from .readers import Readers
 from .slide import Slide, open_slide
 from .slide_look import Look, look_at
+from .streams import open_stream
 from .targets import ViewField, Wanted, missing_targets
 from .visit import visiting_order
 
@@ -105,11 +105,12 @@ def dry_run(
     TissuaryError
         If the cohort or a backbone cannot be read at all.
     """
-    from .pipeline import build_encoders, isolated, plan_of
+    from .run_setup import build_encoders, cohort_of, plan_of
     from .slide_job import Run
+    from .slide_worker import isolated
 
     options = options or FeaturizeOptions()
-    cohort = load_cohort(Path(source), format=format, pitch_um=options.pitch_um)
+    cohort = cohort_of(source, options, format=format)
     encoders = build_encoders(options)
     slides: list[SlideEstimate] = []
     refused: list[tuple[str, TissuaryError]] = []
@@ -159,13 +160,14 @@ class Cost:
     def _measure(self, look: Look, field: ViewField, encoder: Encoder, slide: Slide, run: Run) -> None:
         from .forward import Device, forward
 
-        centers = next(iter(look.sets.values())).patches.center_px
-        order = visiting_order(centers, block_px=run.plan.block_px)
+        place = next(iter(look.sets.values())).patches
+        order = visiting_order(place.center_px, block_px=run.plan.block_px)
         batch = run.plan.batch
         count = min(len(order), batch * (1 + CALIBRATION_BATCHES))
         device = Device(str(encoder.device))
-        visit = Visit(centers, order[:count], run.plan.block_px, batch)
-        stream = PatchStream(slide, visit, [field.field], readers=run.readers, resample=[device.resamples(field.field)])
+        visit = Visit(place.center_px, order[:count], run.plan.block_px, batch)
+        resample = [not device.resamples(field.field)]
+        stream = open_stream(slide, place, visit, [field.field], readers=run.readers, resample=resample)
         reading, computing = [], []
         last = time.perf_counter()
         for position, (pixels,) in stream:  # to its end, so that no job is left

@@ -15,8 +15,10 @@ from ..store.patch_file import Patches
 from .forward import Device, forward, takes_all_cores
 from .job_plan import Pass, Plan
 from .patch_stream import PatchStream, Visit
+from .precut_stream import PrecutStream
 from .readers import Readers
 from .stages import FORWARD, WRITE, Stages
+from .streams import open_stream
 from .targets import Target, ViewField
 from .tiles import TileSource
 
@@ -41,7 +43,7 @@ class OpenPass:
         For each field, who takes its patches: an encoder and its files.
     """
 
-    stream: PatchStream
+    stream: PatchStream | PrecutStream
     device: Device
     order: Ints
     start: int
@@ -85,7 +87,8 @@ def open_pass(slide: TileSource, patches: Patches, one: Pass, *, readers: Reader
     visit = Visit(patches.center_px, one.order, one.plan.block_px, one.plan.batch, start)
     device = Device(str(one.fields[0][1][0].target.encoder.device))
     fields = [field.field for field, _ in one.fields]
-    stream = PatchStream(slide, visit, fields, readers=readers, resample=[not device.resamples(f) for f in fields])
+    resample = [not device.resamples(f) for f in fields]
+    stream = open_stream(slide, patches, visit, fields, readers=readers, resample=resample)
     sinks = tuple(
         (field, _by_encoder([Sink(file.job, file.target, one.plan.block_rows) for file in files]))
         for field, files in one.fields

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from ..store.errors import CohortError
 from ..store.naming import VIEW_ALIASES, feature_key
+from .shards import Shard, parse_shard
 from .stages import StageReport
 from .views import LAYOUTS, MAX_UPSAMPLING, NATIVE, resolve_view
 
 PATCH_CHOICES = ("auto", "spots", "grid", "both")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+LOCAL, RAY = "local", "ray"
+ENGINES = (LOCAL, RAY)
 
 DENSITY = "haematoxylin"
 """Embedded one-number encoder that is always stored, at the first view: the control that morphology must beat."""
@@ -23,6 +26,11 @@ Progress = Callable[[str, int, int], None]
 """Called with the slide, patches done, and patches in all."""
 
 _GRID = re.compile(r"([1-9]\d?)x([1-9]\d?)")
+
+
+def default_readers() -> int:
+    """Threads that read where none are asked for: one per core."""
+    return max(2, os.cpu_count() or 2)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,18 @@ class FeaturizeOptions:
     batch
         Patches per forward pass; measured on the device where None.
     readers
-        Threads that read and resample.
+        Threads that read and resample; several local devices share them.
+    device
+        "auto", "cpu", "cuda", "cuda:1", or several with commas between; on Ray "auto", "cpu" or "cuda".
+    threads
+        Of torch, for each network on the CPU; where None, torch's own number, or with several workers a fair share of
+        the cores.
+    engine
+        "local", or "ray": one encoder on each GPU or share of CPUs of a Ray cluster.
+    address
+        Of the Ray cluster; this machine alone where None.
+    shard
+        "i/n": only the i-th of n equal shares of the cohort, counted from 0.
     """
 
     views: tuple[str, ...] = ()
@@ -81,13 +100,18 @@ class FeaturizeOptions:
     pitch_um: float | None = None
     name: str | None = None
     batch: int | None = None
-    readers: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
+    readers: int = field(default_factory=default_readers)
+    threads: int | None = None
+    engine: str = LOCAL
+    address: str | None = None
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         for label, value, choices in (
             ("layout", self.layout, tuple(LAYOUTS)),
             ("patches", self.patches, PATCH_CHOICES),
             ("precision", self.precision, PRECISIONS),
+            ("engine", self.engine, ENGINES),
         ):
             if value not in choices:
                 msg = f"{label} {value!r}: choose one of {', '.join(choices)}"
@@ -110,11 +134,23 @@ class FeaturizeOptions:
             msg = "patch tokens are stored of plain views only, and every view has sub-tiles: leave --tokens out"
             raise CohortError(msg)
         self.token_grids  # noqa: B018  (refused now)
+        self.share  # noqa: B018
+        _check_engine(self)
 
     @property
     def view_names(self) -> tuple[str, ...]:
         """Views asked for, or the layout's."""
         return self.views or LAYOUTS[self.layout]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices asked for, one for each worker."""
+        return tuple(name.strip() for name in self.device.split(","))
+
+    @property
+    def share(self) -> Shard | None:
+        """The share of the cohort that is asked for; None for all of it."""
+        return None if self.shard is None else parse_shard(self.shard)
 
     @property
     def density_view(self) -> str | None:
@@ -161,10 +197,23 @@ def _check_numbers(options: FeaturizeOptions) -> None:
     if not 1 <= options.max_upsampling <= 64:
         msg = f"up-sampling limit {options.max_upsampling:g}: wanted a number from 1 to 64"
         raise CohortError(msg)
-    for label, count in (("batch", options.batch), ("readers", options.readers)):
+    for label, count in (("batch", options.batch), ("readers", options.readers), ("threads", options.threads)):
         if count is not None and count < 1:
             msg = f"{label} {count}: wanted 1 or more"
             raise CohortError(msg)
+
+
+def _check_engine(options: FeaturizeOptions) -> None:
+    several = len(options.devices) > 1
+    if "" in options.devices or (several and "auto" in options.devices):
+        msg = f"device {options.device!r}: name one, or each of several, such as cuda:0,cuda:1"
+        raise CohortError(msg)
+    if options.engine == RAY and options.device not in ("auto", "cpu", "cuda"):
+        msg = f"device {options.device!r}: Ray gives each worker its own GPU or CPUs; say auto, cpu or cuda"
+        raise CohortError(msg)
+    if options.address is not None and options.engine != RAY:
+        msg = f"the address {options.address!r} is that of a Ray cluster: say --engine ray, or leave it out"
+        raise CohortError(msg)
 
 
 @dataclass(frozen=True)
@@ -189,6 +238,10 @@ class FeaturizeReport:
     ----------
     failed
         (slide, cause) of slides that could not be done; the others are complete.
+    left
+        (slide, who) of slides that another job was at, and that were left to it.
+    retried
+        (slide, cause) of slides that were begun again because the worker that was at them died.
     licences
         Terms of each backbone used.
     stages
@@ -203,3 +256,5 @@ class FeaturizeReport:
     unknown_patients: tuple[str, ...]
     seconds: float
     stages: StageReport
+    left: tuple[tuple[str, str], ...] = ()
+    retried: tuple[tuple[str, str], ...] = ()

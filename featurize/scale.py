@@ -35,7 +35,8 @@ class Scale:
     mpp
         um per level-0 pixel.
     source
-        Which candidate was taken: "manifest", "command line", "metadata" or "spot pitch".
+        Which candidate was taken: "manifest" (or what else of the source declares it), "command line", "metadata" or
+        "spot pitch".
     candidates
         um/px of every candidate, by source.
     """
@@ -58,6 +59,7 @@ def resolve_scale(
     metadata: float | None = None,
     pitch_um: float | None = None,
     pitch_px: float | None = None,
+    declared_in: str = "manifest",
 ) -> Scale:
     """Decide on a slide's um/px; of candidates that agree, the first of the parameters below is taken.
 
@@ -69,13 +71,19 @@ def resolve_scale(
         um/px as the image says. Left out, with a word in the log, where it cannot be a slide's.
     pitch_um, pitch_px
         Distance of neighbouring spots as declared and as measured; their ratio is a candidate.
+    declared_in
+        What stands for the manifest where the source is none, such as "HEST metadata".
 
     Raises
     ------
     ScaleError
         If nothing is known, or two candidates are more than 5 % apart.
     """
-    for name, value in (("um/px of the manifest", manifest), ("--mpp", command_line), ("spot pitch in um", pitch_um)):
+    for name, value in (
+        (f"um/px of the {declared_in}", manifest),
+        ("--mpp", command_line),
+        ("spot pitch in um", pitch_um),
+    ):
         if value is not None and not 0 < value < math.inf:
             msg = f"slide {slide_id}: {name} is {value:g}; wanted a positive number"
             raise ScaleError(msg)
@@ -88,7 +96,7 @@ def resolve_scale(
         log.info("slide %s: um/px of the metadata ignored:%s", slide_id, dropped)
         metadata = None
     pitch = pitch_um / pitch_px if pitch_um is not None and pitch_px is not None else None
-    claims = {"manifest": manifest, "command line": command_line, "metadata": metadata, "spot pitch": pitch}
+    claims = {declared_in: manifest, "command line": command_line, "metadata": metadata, "spot pitch": pitch}
     candidates = {source: mpp for source, mpp in claims.items() if mpp is not None}
     if not candidates:
         raise ScaleError(_unknown(slide_id, pitch_um=pitch_um, pitch_px=pitch_px) + dropped)
@@ -97,7 +105,7 @@ def resolve_scale(
         detail = f" (spot pitch: {pitch_um:g} um over {pitch_px:.1f} px)" if pitch is not None else ""
         msg = (
             f"slide {slide_id}: um/px contradict one another by more than {MAX_DISAGREEMENT - 1:.0%}: "
-            f"{listed}{detail}. Correct the wrong one: the manifest, --mpp, --pitch-um, or the image's "
+            f"{listed}{detail}. Correct the wrong one: the {declared_in}, --mpp, --pitch-um, or the image's "
             f"metadata.{dropped}"
         )
         raise ScaleError(msg)

@@ -13,6 +13,7 @@ from ..store.errors import SlideError
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+HDF5_MAGIC = b"\x89HDF"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 
 
@@ -128,6 +129,7 @@ def open_slide(path: Path) -> Slide:
       it overlooks pyramids kept in SubIFDs and the OME scale, and it interpolates where a level's downsample is not
       a whole number.
     - JPEG and PNG: decoded whole, with a pyramid in memory. Their dpi never become um/px.
+    - HDF5 of patches that were cut already, and folders of OME-Zarr, as in SpatialData.
 
     Raises
     ------
@@ -138,7 +140,15 @@ def open_slide(path: Path) -> Slide:
     """
     from openslide import OpenSlide
 
+    from .slide_zarr import is_zarr, open_zarr
+
+    if is_zarr(path):
+        return open_zarr(path)
     head, size_bytes = _head(path)
+    if head.startswith(HDF5_MAGIC):
+        from .precut import open_precut
+
+        return open_precut(path)
     vendor = OpenSlide.detect_format(path)  # asked first: an .mrxs begins as a JPEG
     if vendor == "aperio":
         from .slide_aperio import open_aperio

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..store.lock import slide_lock
 from ..store.naming import SPOTS
 from ..store.schema import qc_path
+from .claim import claim
 from .cohort import Sample
 from .deposit import deposit_counts, deposit_patches, deposit_slide
 from .embedding import OpenPass, open_pass, run_pass
@@ -84,6 +85,7 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(sample.image))
         look = look_at(sample, slide, run.options, encoders=run.encoders)
+        stack.enter_context(claim(run.root, sample.slide_id))  # let go of after the lock
         stack.enter_context(slide_lock(run.root, sample.slide_id))
         record = deposit_slide(run.root, sample, slide, scale=look.scale, thumbnail=look.thumbnail, tissue=look.tissue)
         prepared = PreparedSlide(sample, look)

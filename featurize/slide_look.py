@@ -12,9 +12,11 @@ from ..store.arrays import Bools, Pixels
 from ..store.errors import CohortError, ScaleError
 from ..store.naming import SPOTS
 from ..store.patch_file import Patches
-from .cohort import Measured, Sample, check_spots_inside
+from .cohort import Measured, Sample, Spots, check_spots_inside
 from .grid import Grid, grid_centers, grid_name, nested_parents, nests
 from .options import FeaturizeOptions
+from .precut import PrecutSlide
+from .precut_views import precut_fields
 from .scale import Scale, resolve_scale, spot_pitch_px
 from .slide import Slide
 from .targets import ViewField, view_fields
@@ -72,29 +74,35 @@ def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders
         If scale, spots, counts or pixels cannot be used, or there is no tissue for a grid.
     """
     measured = sample.read_measured() if sample.read_measured is not None else None
-    scale = _scale(sample, slide, measured, declared_mpp=options.mpp)
-    fields = view_fields(slide, scale.mpp, options, encoders=encoders)
+    spots = measured.spots if measured is not None else None
+    scale = _scale(sample, slide, spots, declared_mpp=options.mpp)
+    if isinstance(slide, PrecutSlide):
+        fields = precut_fields(slide, scale.mpp, options, encoders=encoders)
+        spots = spots or slide.spots
+    else:
+        fields = view_fields(slide, scale.mpp, options, encoders=encoders)
     thumbnail = read_thumbnail(slide)
     tissue = tissue_mask(thumbnail)
     wanted = options.patches
     if wanted == "auto":
-        wanted = "grid" if measured is None else "spots"
+        wanted = "grid" if spots is None else "spots"
         if wanted == "spots" and (options.grid_um or options.overlap_um):
             log.warning("slide %s has spots, so no grid is made: ask for one with --patches both", sample.slide_id)
     sets: dict[str, PatchSet] = {}
     if wanted in ("spots", "both"):
-        sets[SPOTS] = PatchSet(_spots(sample, slide, measured))
+        sets[SPOTS] = PatchSet(_spots(sample, slide, spots))
     if wanted in ("grid", "both"):
+        _check_grid(sample, slide)
         sets |= _grids(sample, slide, options, tissue=tissue, mpp=scale.mpp)
     return Look(scale, measured, fields, thumbnail, tissue, sets)
 
 
-def _scale(sample: Sample, slide: Slide, measured: Measured | None, *, declared_mpp: float | None) -> Scale:
+def _scale(sample: Sample, slide: Slide, spots: Spots | None, *, declared_mpp: float | None) -> Scale:
     pitch_px = None
     declared = sample.mpp or declared_mpp or slide.metadata_mpp
-    if sample.pitch_um is not None and measured is not None and measured.spots.array is not None:
+    if sample.pitch_um is not None and spots is not None and spots.array is not None:
         try:
-            pitch_px = spot_pitch_px(measured.spots.center_px, measured.spots.array)
+            pitch_px = spot_pitch_px(spots.center_px, spots.array)
         except ScaleError:
             if declared is None:  # a slide of one spot has no pitch, but its scale may be known all the same
                 raise
@@ -105,16 +113,25 @@ def _scale(sample: Sample, slide: Slide, measured: Measured | None, *, declared_
         metadata=slide.metadata_mpp,
         pitch_um=sample.pitch_um,
         pitch_px=pitch_px,
+        declared_in=sample.declared_in,
     )
 
 
-def _spots(sample: Sample, slide: Slide, measured: Measured | None) -> Patches:
-    if measured is None:
+def _spots(sample: Sample, slide: Slide, spots: Spots | None) -> Patches:
+    if spots is None:
         msg = f"slide {sample.slide_id}: its source has no spots; featurize it with `--patches grid`"
         raise CohortError(msg)
-    spots = measured.spots
     check_spots_inside(sample.slide_id, spots, width_px=slide.width, height_px=slide.height)
     return Patches(spots.center_px, spots.barcode, spots.array)
+
+
+def _check_grid(sample: Sample, slide: Slide) -> None:
+    if isinstance(slide, PrecutSlide):
+        msg = (
+            f"slide {sample.slide_id}: of {sample.image} only patches are there, and no grid can be cut from them: "
+            "leave --patches out, or featurize the slide itself"
+        )
+        raise CohortError(msg)
 
 
 def _grids(

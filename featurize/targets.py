@@ -59,6 +59,8 @@ class ViewField:
         Names that features are stored under.
     grids
         Token grids wanted beside the vectors.
+    reading
+        How its pixels are cut, as part of the fingerprint.
     """
 
     view: View
@@ -67,6 +69,7 @@ class ViewField:
     tile_px: int
     encoders: tuple[str, ...]
     grids: tuple[tuple[int, int], ...] = ()
+    reading: str = READING
 
 
 def view_fields(
@@ -164,7 +167,7 @@ def _header(
     view = field.view.canonical if field.view.layout or not layout else f"{field.view.canonical}.{layout}"
     return FeatureHeader(
         slide_id=slide.slide_id,
-        fingerprint=encoder.fingerprint_for(f"{view}; {READING}"),
+        fingerprint=encoder.fingerprint_for(f"{view}; {field.reading}"),
         record=encoder.record.to_dict(),
         mpp=field.view.mpp,
         fov_um=field.view.fov_um,

@@ -16,7 +16,7 @@ from .count_matrix import CountMatrix, checked_matrix
 
 ARRAY = ("array_row", "array_col")
 
-_DAMAGED = (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError)
+DAMAGED = (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError)
 """Built-in errors that anndata and h5py raise on files that are damaged or of another kind."""
 
 
@@ -29,7 +29,7 @@ def read_h5ad(path: Path) -> Measured:
         If the file is missing or damaged, has no positions, or its counts are none.
     """
     adata = _read(path)
-    matrix = _matrix(adata, path)
+    matrix = matrix_of(adata, path)
     if "spatial" not in adata.obsm:
         msg = f'{path} has no obsm["spatial"]: add centres in level-0 pixels, or name a table of spots in the manifest'
         raise CohortError(msg)
@@ -40,7 +40,7 @@ def read_h5ad(path: Path) -> Measured:
     if not len(center):
         msg = f"{path} holds no spots: nothing to measure"
         raise CohortError(msg)
-    return Measured(Spots(matrix.barcode, center, _array(adata, path)), matrix.counts, matrix.genes)
+    return Measured(Spots(matrix.barcode, center, array_of(adata, path)), matrix.counts, matrix.genes)
 
 
 def read_h5ad_counts(path: Path) -> CountMatrix:
@@ -51,7 +51,7 @@ def read_h5ad_counts(path: Path) -> CountMatrix:
     CohortError
         If the file is missing or damaged, or its counts are none.
     """
-    return _matrix(_read(path), path)
+    return matrix_of(_read(path), path)
 
 
 def _read(path: Path) -> Any:
@@ -63,19 +63,19 @@ def _read(path: Path) -> Any:
             raise CohortError(msg)
     try:
         return anndata.read_h5ad(path)
-    except _damaged() as error:
+    except damaged() as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         msg = f"{path} cannot be read as AnnData ({cause}): it is damaged or of another kind"
         raise CohortError(msg) from error
 
 
-def _damaged() -> tuple[type[Exception], ...]:
+def damaged() -> tuple[type[Exception], ...]:
     """What a file that is damaged or of another kind raises."""
     try:
         from anndata._io.specs.registry import IORegistryError  # of an unknown encoding; public nowhere
     except ImportError:  # anndata may move it
-        return _DAMAGED
-    return (*_DAMAGED, IORegistryError)
+        return DAMAGED
+    return (*DAMAGED, IORegistryError)
 
 
 def _numbers(positions: Any, what: str) -> Floats:
@@ -94,7 +94,14 @@ def _numbers(positions: Any, what: str) -> Floats:
         raise CohortError(msg) from error
 
 
-def _matrix(adata: Any, path: Path) -> CountMatrix:
+def matrix_of(adata: Any, path: Path) -> CountMatrix:
+    """Raw counts `X` of an AnnData in memory.
+
+    Raises
+    ------
+    CohortError
+        If there are none, they are no counts, or names of spots repeat.
+    """
     if adata.X is None:
         msg = f"{path} has no X: raw counts are wanted there"
         raise CohortError(msg)
@@ -126,7 +133,14 @@ def _kind(values: Any) -> str:
     return "text" if values.dtype.kind in "OSUT" else str(values.dtype)
 
 
-def _array(adata: Any, path: Path) -> Ints | None:
+def array_of(adata: Any, path: Path) -> Ints | None:
+    """`obs` array_row and array_col (n, 2), where they are there.
+
+    Raises
+    ------
+    CohortError
+        If they are no whole numbers.
+    """
     if not set(ARRAY) <= set(adata.obs.columns):
         return None
     try:

@@ -12,6 +12,8 @@ from ..cohort import Measured, Sample, unknown_patient
 from .count_matrix import SEPARATORS, read_count_table, separator_of
 from .h5ad import read_h5ad, read_h5ad_counts
 from .joining import join
+from .spaceranger import Run, run_pitch_um, spaceranger_runs
+from .spaceranger_run import read_run
 from .spot_table import read_spots
 
 log = logging.getLogger(__name__)
@@ -85,14 +87,33 @@ def _sample(row: Row, manifest: Path, *, where: str) -> Sample:
         msg = f"{where}: slide_id is {slide_id!r} and image {image!r}; both must be said"
         raise CohortError(msg)
     patient = row.get("patient_id", "")
+    run = _run(row, manifest, where)
+    pitch_um, mpp = (None, None) if run is None else run_pitch_um(run.counted)
     return Sample(
         slide_id,
         unknown_patient(slide_id) if patient.lower() in NOT_SAID else patient,
         manifest.parent / image,
-        mpp=_positive(row, "mpp", where),
-        pitch_um=_positive(row, "pitch_um", where),
-        read_measured=_measured_reader(row, manifest, where),
+        mpp=_positive(row, "mpp", where) or mpp,
+        pitch_um=_positive(row, "pitch_um", where) or pitch_um,
+        read_measured=_measured_reader(row, manifest, where)
+        if run is None
+        else partial(read_run, slide_id, run.counted),
     )
+
+
+def _run(row: Row, manifest: Path, where: str) -> Run | None:
+    """The output of Space Ranger that the counts of a row are, if they are a folder."""
+    folder = manifest.parent / row.get("counts", "")
+    if not row.get("counts") or not folder.is_dir():
+        return None
+    runs = spaceranger_runs(folder)
+    if len(runs) != 1 or row.get("spots"):
+        msg = (
+            f"{where}: counts {row['counts']} are a folder with {len(runs)} runs of Space Ranger; wanted one, and no "
+            "spots beside it"
+        )
+        raise CohortError(msg)
+    return runs[0]
 
 
 def _positive(row: Row, name: str, where: str) -> float | None:

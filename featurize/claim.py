@@ -1,0 +1,194 @@
+"""A claim on a slide that holds across machines.
+
+The kernel's lock (`store.lock`) dies with its process, but some shared file systems keep it to one machine (Lustre
+mounted with `localflock`, NFS with `local_lock=flock`) or have none. A claim is a file that appears under its name by a
+hard link, which every POSIX file system does for one process only. It is kept fresh while its job lives, and taken over
+from one that died: at once on the same machine, after `STALE_S` from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..store.atomic import disk_errors
+from ..store.errors import StoreError
+from ..store.naming import check_name
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 15.0
+"""How often a claim is kept fresh."""
+
+STALE_S = 120.0
+"""Age at which the claim of another machine counts as left behind. NFS may show an age that is a minute too old."""
+
+
+class SlideBusyError(StoreError):
+    """A slide that another job is at."""
+
+
+@contextmanager
+def claim(root: Path, slide_id: str) -> Iterator[None]:
+    """Hold the claim `.locks/<slide_id>.claim` of one slide of a store.
+
+    Raises
+    ------
+    SlideBusyError
+        If another job holds it.
+    StoreError
+        If the store cannot be written.
+    """
+    path = root / ".locks" / f"{check_name(slide_id, 'slide id')}.claim"
+    own = path.with_name(f".{path.name[:120]}-{uuid.uuid4().hex}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            own.write_text(json.dumps(_self()))
+            _take(own, path, slide_id)
+            descriptor = os.open(path, os.O_RDWR)
+        finally:
+            own.unlink(missing_ok=True)
+    done = threading.Event()
+    beat = threading.Thread(target=_keep_fresh, args=(descriptor, done), name="claim", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beat.join()
+        _let_go(path, descriptor)
+
+
+def _take(own: Path, path: Path, slide_id: str) -> None:
+    for _ in range(3):  # a claim that was left behind is moved away, and another job may then be first
+        if _appeared(own, path):
+            return
+        holder, age_s = _read(path, now_s=own.stat().st_mtime)
+        if holder is None:
+            continue
+        if not _left_behind(holder, age_s):
+            msg = (
+                f"another job is at slide {slide_id} (process {holder.get('pid')} on {holder.get('host')} since "
+                f"{holder.get('started')}); it is left to that job, and what is complete is skipped"
+            )
+            raise SlideBusyError(msg)
+        log.warning(
+            "slide %s: taken over from process %s on %s, which is gone", slide_id, holder["pid"], holder["host"]
+        )
+        _move_away(path, holder)
+    msg = f"several jobs want slide {slide_id} at once; it is left to them"
+    raise SlideBusyError(msg)
+
+
+def _appeared(own: Path, path: Path) -> bool:
+    """Give a claim its name; tell whether it got it, and not that of another job."""
+    try:
+        path.hardlink_to(own)
+    except FileExistsError:
+        return own.stat().st_nlink == 2  # it got it, and the file server's answer was lost
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("xb") as file:
+                file.write(own.read_bytes())
+        except FileExistsError:
+            return False
+    return True
+
+
+def _read(path: Path, *, now_s: float) -> tuple[dict[str, Any] | None, float]:
+    """Who holds a claim, and how long ago it was kept fresh by the file server's clock; None where it is gone."""
+    try:
+        with path.open("rb") as file:  # opening makes an NFS client ask the server
+            age_s = now_s - os.fstat(file.fileno()).st_mtime
+            content = json.loads(file.read())
+    except FileNotFoundError:
+        return None, 0.0
+    except ValueError:  # not written yet, or cut short by a loss of power
+        content = None
+    return content if isinstance(content, dict) else dict.fromkeys(("pid", "host", "started")), age_s
+
+
+def _left_behind(holder: dict[str, Any], age_s: float) -> bool:
+    here = _self()
+    if all(holder.get(name) == here[name] for name in ("host", "boot", "pid_namespace")):
+        return bool(_born(int(holder["pid"])) != holder["born"])
+    return age_s > STALE_S
+
+
+def _move_away(path: Path, holder: dict[str, Any]) -> None:
+    """Remove the claim of a dead job, and of no other: between look and deed another job may have claimed anew."""
+    away = path.with_name(f".{path.name[:120]}-{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        path.rename(away)
+        if json.loads(away.read_text() or "{}").get("key") != holder.get("key"):
+            with suppress(FileExistsError):
+                path.hardlink_to(away)
+        away.unlink()
+
+
+def _let_go(path: Path, descriptor: int) -> None:
+    with suppress(OSError):  # what stays behind is taken over
+        if os.path.samestat(path.stat(), os.fstat(descriptor)):
+            path.unlink()
+    os.close(descriptor)
+
+
+def _keep_fresh(descriptor: int, done: threading.Event) -> None:
+    while not done.wait(BEAT_S):
+        try:
+            os.utime(descriptor)  # without a time it is the file server's
+        except OSError as error:
+            log.warning("a claim cannot be kept fresh: %s", error)
+            return
+
+
+def _self() -> dict[str, Any]:
+    """What tells this process from any other. A container may share its machine's name, but not its process numbers."""
+    return {
+        "key": uuid.uuid4().hex,
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+        "host": socket.gethostname(),
+        "boot": _read_line(Path("/proc/sys/kernel/random/boot_id")),
+        "pid_namespace": _namespace(),
+        "started": datetime.now(UTC).isoformat("T", "seconds"),
+    }
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, in ticks since the start of the machine; None where there is none of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    text = _read_line(Path(f"/proc/{pid}/stat"))
+    state, *rest = text.rpartition(")")[2].split() or ["", ""]
+    if state in ("Z", "X"):  # killed, and not yet waited for: it holds nothing any more
+        return None
+    return rest[18] if len(rest) > 18 else "alive"  # field 22 of proc_pid_stat(5), where there is a /proc
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _read_line(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,182 @@
+"""Workers in other processes: what they are told, what they answer, and what a scheduler needs of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..store.errors import TissuaryError
+from .options import FeaturizeOptions, Progress
+from .stages import StageReport
+
+if TYPE_CHECKING:
+    from .backbones.build import Encoder
+    from .cohort import Sample
+    from .readers import Readers
+    from .slide_worker import Outcome, SlideWorker
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a worker is told once. It reads the source itself: only names of slides go to and fro.
+
+    Attributes
+    ----------
+    options
+        With the device, threads and readers of this worker.
+    """
+
+    source: str
+    format: str
+    root: Path
+    options: FeaturizeOptions
+
+
+@dataclass(frozen=True)
+class Task:
+    """A slide to embed, and the one to open meanwhile.
+
+    Attributes
+    ----------
+    batch, threads
+        Of the plan that all workers of a run follow.
+    """
+
+    slide_id: str
+    following: str | None
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has its encoders, and would take these batches and threads."""
+
+    worker: str
+    device: str
+    batch: int
+    threads: int
+    licences: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A worker cannot begin: no weights, no source, no such device."""
+
+    worker: str
+    error: TissuaryError
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Patches done of a slide."""
+
+    slide_id: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A slide came to its end, well or not; `stages` is all that the worker did so far."""
+
+    worker: str
+    outcome: Outcome
+    stages: StageReport
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker, or its node, is gone."""
+
+    worker: str
+    cause: str
+
+
+Event = Ready | Unfit | Moved | Finished | Died
+
+
+class Crew(Protocol):
+    """Workers, wherever they are."""
+
+    def send(self, worker: str, task: Task) -> None:
+        """Give a worker that is ready, or has finished, a slide."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """What happened, as soon as anything has."""
+        ...
+
+    def starting(self) -> int:
+        """Workers that are on their way."""
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...
+
+
+class Hand:
+    """A worker's own side: the source, the encoders, the readers, and one slide after another."""
+
+    def __init__(self, name: str, post: Post) -> None:
+        self._name, self._post = name, post
+        self._worker: SlideWorker | None = None
+
+    def hello(self) -> Ready | Unfit:
+        """Read the source and build the encoders."""
+        from .run_setup import plan_of
+
+        try:
+            plan = plan_of(self._post.options, self._encoders)
+            self._samples  # noqa: B018  (a source that is not seen from here is told now)
+        except TissuaryError as error:
+            error.add_note(f"It came from worker {self._name} on {socket.gethostname()}.")
+            return Unfit(self._name, error)
+        licences = {name: encoder.record.terms for name, encoder in self._encoders.items()}
+        return Ready(self._name, plan.device, plan.batch, plan.threads, licences)
+
+    def embed(self, task: Task, progress: Progress) -> Finished:
+        """Embed a slide."""
+        worker = self._worker = self._worker or self._begun(task)
+        following = None if task.following is None else self._samples[task.following]
+        outcome = worker.embed(self._samples[task.slide_id], following=following, progress=progress)
+        return Finished(self._name, outcome, self._readers.stages.report(readers=self._readers.threads))
+
+    def _begun(self, task: Task) -> SlideWorker:
+        from .run_setup import plan_of
+        from .slide_job import Run
+        from .slide_worker import SlideWorker
+
+        options = replace(self._post.options, batch=task.batch, threads=task.threads)
+        return SlideWorker(
+            Run(self._post.root, options, self._encoders, plan_of(options, self._encoders), self._readers)
+        )
+
+    @cached_property
+    def _samples(self) -> dict[str, Sample]:
+        from .cohort import load_cohort
+
+        cohort = load_cohort(Path(self._post.source), format=self._post.format, pitch_um=self._post.options.pitch_um)
+        return {one.slide_id: one for one in cohort.samples}
+
+    @cached_property
+    def _encoders(self) -> dict[str, Encoder]:
+        from .run_setup import build_encoders
+
+        return build_encoders(self._post.options)
+
+    @cached_property
+    def _readers(self) -> Readers:
+        from .readers import Readers
+
+        return Readers(self._post.options.readers)
+
+
+def settle_in() -> None:
+    """Make a process that is a worker's own ready for it, before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait by spinning take the readers' cores

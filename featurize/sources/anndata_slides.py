@@ -1,0 +1,147 @@
+"""AnnData files with `obsm["spatial"]`, one a slide, each beside the image it was measured on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...store.errors import CohortError
+from ..cohort import Refused, Sample, unknown_patient
+from .access import reading
+from .h5ad import damaged, read_h5ad
+from .images import image_named, images_below
+from .manifest import NOT_SAID
+from .slides import slide_name
+
+log = logging.getLogger(__name__)
+
+PATIENT = ("patient_id", "patient")
+"""Columns of `obs`, and keys of `uns`, that name the patient."""
+
+LIBRARY = ("library_id", "library", "slide_id")
+"""Columns of `obs` that tell slides apart where several were put into one file."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an AnnData says of its slide beside spots and counts."""
+
+    patient: str | None = None
+    mpp: float | None = None
+
+
+def h5ad_files(folder: Path) -> list[Path]:
+    """AnnData files directly in a folder, by name."""
+    with reading(folder):
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".h5ad" and not p.name.startswith("."))
+
+
+def h5ad_samples(source: Path) -> tuple[Sample | Refused, ...]:
+    """One sample for each `<id>.h5ad`, its image `<id>.<ending>` beside it or in a folder `images` or `wsis`.
+
+    The patient is what `obs` or `uns` names as `patient_id` or `patient`; um/px is `mpp` of a tissuary export, or
+    `microns_per_pixel` among the scale factors of `uns["spatial"]`.
+
+    Raises
+    ------
+    CohortError
+        If there is no such file.
+    """
+    files = [source] if source.is_file() else h5ad_files(source)
+    if not files:
+        msg = f"{source} holds no .h5ad directly in it: give the folder that does, or one file"
+        raise CohortError(msg)
+    names = {path.stem for path in files}
+    alone = [slide_name(image) for image in images_below(files[0].parent) if slide_name(image) not in names]
+    if alone and source.is_dir():
+        log.warning(
+            "%s: %d image(s) without an AnnData are left out, the first is %s; --format slides takes images alone",
+            source, len(alone), alone[0],
+        )  # fmt: skip
+    return tuple(_sample(path) for path in files)
+
+
+def _sample(path: Path) -> Sample | Refused:
+    slide_id = path.stem
+    try:
+        image = image_named(path.parent, slide_id, wanted=f"{path}")
+        said = read_said(path)
+    except CohortError as error:
+        return Refused(slide_id, error)
+    return Sample(
+        slide_id,
+        said.patient or unknown_patient(slide_id),
+        image,
+        mpp=said.mpp,
+        read_measured=partial(read_h5ad, path),
+        declared_in="AnnData",
+    )
+
+
+def read_said(path: Path) -> Said:
+    """Read what an AnnData says of its slide, leaving its counts where they are.
+
+    Raises
+    ------
+    CohortError
+        If it is damaged, holds several slides or patients, or its um/px is no positive number.
+    """
+    import h5py
+    from anndata.io import read_elem
+
+    with reading(path):
+        if not path.is_file():
+            msg = f"{path} does not exist: correct the path"
+            raise CohortError(msg)
+    try:
+        with h5py.File(path, "r") as file:
+
+            def read(name: str) -> Any:
+                return read_elem(file[name]) if name in file else None
+
+            columns = {name: _distinct(read(f"obs/{name}")) for name in (*PATIENT, *LIBRARY)}
+            named = [*columns.items(), *((name, _distinct(read(f"uns/{name}"))) for name in PATIENT)]
+            named += [("tissuary", _distinct(read("uns/tissuary/patient_id")))]
+            libraries = sorted(file["uns/spatial"]) if "uns/spatial" in file else []
+            mpp = _mpp(read, libraries)
+    except damaged() as error:
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        msg = f"{path} cannot be read as AnnData ({cause}): it is damaged or of another kind"
+        raise CohortError(msg) from error
+    _check_one(path, columns, libraries)
+    if mpp is not None and not 0 < mpp < math.inf:
+        msg = f"{path}: its um/px is {mpp:g}; wanted a positive number"
+        raise CohortError(msg)
+    patients = [values[0] for name, values in named if values and name not in LIBRARY]
+    return Said(next(iter(patients), None), mpp)
+
+
+def _mpp(read: Callable[[str], Any], libraries: list[str]) -> float | None:
+    places = ["uns/tissuary/mpp", *(f"uns/spatial/{one}/scalefactors/microns_per_pixel" for one in libraries)]
+    return next((float(value) for value in map(read, places) if value is not None), None)
+
+
+def _check_one(path: Path, columns: dict[str, list[str]], libraries: list[str]) -> None:
+    """Refuse what holds more than one slide: its positions would be of several images."""
+    several = next(((f"obs[{name!r}]", values) for name, values in columns.items() if len(values) > 1), None)
+    if several is None and len(libraries) > 1:
+        several = ('uns["spatial"]', libraries)
+    if several is not None:
+        where, values = several
+        msg = f"{path}: {where} names {len(values)} of them ({', '.join(values[:3])}): write one file a slide"
+        raise CohortError(msg)
+
+
+def _distinct(values: Any) -> list[str]:
+    """Different values of a column or of a single entry, those left out that say that nobody knows."""
+    if values is None:
+        return []
+    texts = {str(value).strip() for value in np.asarray(values, dtype=object).reshape(-1).tolist()}
+    return sorted(text for text in texts if text.lower() not in NOT_SAID)
