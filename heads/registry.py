@@ -56,7 +56,15 @@ HEADS: dict[str, HeadEntry] = {
     "forest": HeadEntry("forest:Forest", "random forest on principal components"),
     "boosted": HeadEntry("boosted:Boosted", "boosted trees on principal components of features and targets"),
     "mlp": HeadEntry("mlp:MLP", "two layers on all views side by side"),
+    "m2ort": HeadEntry("m2ort:M2ORT", "levels of tokens over one region, mixed by attention and over channels"),
+    "m2ost": HeadEntry("m2ost:M2OST", "tokens of growing fields, mixed within and between levels and over channels"),
     "mmap": HeadEntry("mmap:MMAP", "multi-view fusion with cohort prototypes"),
+    "nh2st": HeadEntry("nh2st:NH2ST", "a spot and its surroundings in tissue, image and genes contrasted"),
+    "triplex": HeadEntry("triplex:Triplex", "a spot, its neighbours and its slide"),
+    "cmrc": HeadEntry("cmrc:CMRC", "image and genes contrasted and rebuilt; the nearest training spots predict"),
+    "bleep": HeadEntry("bleep:BLEEP", "image and genes contrasted; the nearest training spots predict"),
+    "egn": HeadEntry("egn:EGN", "views ask what their look-alikes of other patients express"),
+    "ensemble": HeadEntry("ensemble:Ensemble", "heads weighed by what they predict for slides held out"),
 }
 
 

@@ -1,0 +1,176 @@
+"""Which stored tokens are the levels of a head that mixes them, read from feature keys and shapes of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+
+from ..store.errors import HeadError
+from ..store.feature_column import FeatureColumn
+from ..store.naming import VIEW_ALIASES, FeatureKey
+from ..store.table import Table
+
+Rows = Mapping[str, tuple[int, ...]]
+"""Shape of one row, (dim,) or (tokens, dim), by feature key."""
+
+NATIVE = "native"
+LAYOUTS = ("auto", "tiles", "grid")
+LEVELS = ("all", "0", "1", "2")
+
+MAKE_GRIDS = "`tissuary featurize SOURCE --store STORE --tokens 7x7`"
+MAKE_TILES = "`tissuary featurize SOURCE --store STORE --layout aligned`"
+
+
+@dataclass(frozen=True)
+class Level:
+    """Tokens of one resolution, a square of cells around the centre of a spot.
+
+    Attributes
+    ----------
+    key
+        Feature key.
+    field_um
+        Side of the square that the cells fill together.
+    mpp
+        um per pixel of the view.
+    side
+        Cells per side; 1 where the key holds one vector a spot.
+    dim
+        Length of a token.
+    """
+
+    key: str
+    field_um: float
+    mpp: float
+    side: int
+    dim: int
+
+
+def aligned_levels(rows: Rows, *, layout: str, grid: int) -> tuple[Level, ...]:
+    """Levels that show one region at several resolutions, finest first; none where the keys have none.
+
+    Parameters
+    ----------
+    layout
+        "tiles": sub-tiles and the plain view that fill the same square; "grid": token grids, of which a head takes
+        the part that all of them show; "auto": tiles where there are two such levels, else grids.
+    grid
+        Cells per side that a grid should have at least; where a view has several, the coarsest such is taken.
+
+    Raises
+    ------
+    HeadError
+        If there is no such layout.
+    """
+    if layout not in LAYOUTS:
+        msg = f"layout={layout!r}: choose {', '.join(LAYOUTS)}"
+        raise HeadError(msg)
+    if layout == "grid":
+        return grid_levels(rows, grid=grid)
+    found = tile_levels(rows)
+    return found if layout == "tiles" or len(found) > 1 else grid_levels(rows, grid=grid)
+
+
+def tile_levels(rows: Rows) -> tuple[Level, ...]:
+    """Sub-tiles of one region, and its plain view: the region of most levels, finest first."""
+    tiles = [level_of(key, row) for key, row in rows.items() if _layout(key).startswith("tiles")]
+    plain = [level_of(key, row) for key, row in rows.items() if not _layout(key) and len(row) == 1]
+    regions = [
+        [level for level in (*tiles, *plain) if level is not None and level.field_um == region]
+        for region in sorted({level.field_um for level in tiles if level is not None})
+    ]
+    return _finest_first(max(regions, key=len, default=[]))
+
+
+def grid_levels(rows: Rows, *, grid: int) -> tuple[Level, ...]:
+    """One token grid of each view, finest first: the coarsest of at least `grid` cells a side, else the finest."""
+    by_view: dict[tuple[float, float], list[Level]] = {}
+    for key, row in rows.items():
+        level = level_of(key, row) if _layout(key).startswith("grid") else None
+        if level is not None:
+            by_view.setdefault((level.field_um, level.mpp), []).append(level)
+    enough = [[one for one in levels if one.side >= grid] for levels in by_view.values()]
+    chosen = [
+        min(some, key=lambda one: one.side) if some else max(levels, key=lambda one: one.side)
+        for some, levels in zip(enough, by_view.values(), strict=True)
+    ]
+    return _finest_first(chosen)
+
+
+def level_of(key: str, row: tuple[int, ...]) -> Level | None:
+    """The level that a key holds; None of `native` views, whose field differs by slide, and of oblong grids."""
+    parsed, cells = FeatureKey.parse(key), 1 if len(row) == 1 else row[0]
+    side = isqrt(cells)
+    if parsed.view == NATIVE or side * side != cells:
+        return None
+    field_um, mpp = VIEW_ALIASES.get(parsed.view) or map(float, parsed.view.split("um-"))
+    tiles = side if _layout(key).startswith("tiles") else 1
+    return Level(key, field_um * tiles, mpp, side, row[-1])
+
+
+def chosen_levels(levels: tuple[Level, ...], which: str | int, *, head: str, make: str) -> tuple[Level, ...]:
+    """All levels, or one of them.
+
+    Parameters
+    ----------
+    which
+        "all", or the number of a level, 0 the finest.
+    head
+        Name for the message.
+    make
+        Commands that make what is missing.
+
+    Raises
+    ------
+    HeadError
+        If there is no such level, or all are wanted and there are not two.
+    """
+    if str(which) not in LEVELS:
+        msg = f"levels={which!r}: choose {', '.join(LEVELS)}"
+        raise HeadError(msg)
+    have = ", ".join(level.key for level in levels) or "none"
+    if which == "all" and len(levels) < 2:
+        msg = (
+            f"{head} mixes tokens of two levels or more, and these features have {have}. Make them: {make}; "
+            "`levels=0` takes one level alone"
+        )
+        raise HeadError(msg)
+    if which != "all" and int(which) >= len(levels):
+        msg = f"{head} with levels={which}: these features have {have}. Make more: {make}"
+        raise HeadError(msg)
+    return levels if which == "all" else (levels[int(which)],)
+
+
+def rows_of(table: Table) -> dict[str, tuple[int, ...]]:
+    """Row shapes of the views and of the tokens of a table; of token grids only those of its views."""
+    views = {view_of(key) for key in table.columns if is_key(key)}
+    tokens = {
+        key: column.row_shape
+        for key, column in table.token_columns.items()
+        if _layout(key).startswith("tiles") or view_of(key) in views
+    }
+    return {key: column.row_shape for key, column in table.columns.items() if is_key(key)} | tokens
+
+
+def columns_of(table: Table, keys: tuple[str, ...]) -> tuple[FeatureColumn, ...]:
+    """Columns of a table, tokens or not."""
+    return tuple((table.columns | table.token_columns)[key] for key in keys)
+
+
+def is_key(key: str) -> bool:
+    """Whether a column is named by its backbone and view; principal components of several are not."""
+    return "@" in key and " " not in key
+
+
+def view_of(key: str) -> str:
+    """View of a feature key."""
+    return FeatureKey.parse(key).view
+
+
+def _layout(key: str) -> str:
+    return FeatureKey.parse(key).layout or ""
+
+
+def _finest_first(levels: list[Level]) -> tuple[Level, ...]:
+    return tuple(sorted(levels, key=lambda one: (one.mpp, one.field_um)))
