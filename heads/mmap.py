@@ -1,225 +1,240 @@
-"""MMAP on stored features: views fused by cross-attention, and prototypes of the training cohort.
-
-After the multi-magnification and prototype network of arXiv 2510.11344 (PRICAI 2025), on frozen features. This is the
-project's own mode: prototypes are learnt over the training cohort on slide-centred features and enter through a gate
-that starts at zero. (The published mode clusters every slide on its own, which acts mostly as a slide's name.)
-
-On the cohorts tried so far the gate stays nearly shut (below 0.01): what this head gains over `ridge` comes from the
-non-linear fusion of views, and the prototypes add nothing measurable. `chosen_["prototype_gate"]` tells.
-"""
+"""MMAP (arXiv 2510.11344, PRICAI 2025) on stored features: views fused from the finest, and prototypes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from ..store.arrays import Ints
+from ..store.errors import HeadError
+from ..store.feature_column import FeatureColumn
+from ..store.naming import FeatureKey
 from ..store.table import Table
 from .contract import training_arrays
-from .engine.training import TrainingOptions, TrainingRows, train
-from .inner import inner_folds, mean_within_slide
+from .engine.head import NeuralHead
+from .engine.module import HeadModule, Shape
+from .engine.neighbourhoods import NeighbourRule, kinds_of
+from .engine.rows import RowData
+from .engine.training import TrainingOptions
+from .mmap_network import MultiViewPrototypes, Widths, finest_view
+from .mmap_paper import PublishedMMAP
+from .mmap_stages import BANKS, EPOCHS, PUBLISHED, STACKING, fit_stages, predict_stages
+from .prototypes import MOST_CLUSTERED, cohort_prototypes
 
-EPOCHS = (5, 10, 20)
-FIXED_EPOCHS = 10
-MOST_INNER_FOLDS = 3
+MODES = ("default", "paper")
+DIM, PAPER_DIM = 128, 512
+MEMBERS = 3
 
 
-class CrossAttention(nn.Module):
-    """Attention of one query per row over a set of keys, with a residual on the query.
+class MMAP(NeuralHead):
+    """Views fused by cross-attention from the finest, neighbours, and prototypes.
+
+    Mode `default`: prototypes of the training cohort, started by k-means on slide-centred fused features, learnt, and
+    added through a gate that starts at zero; one network, trained as all neural heads are. How far the gate opened is
+    in `chosen_["prototype_gate"]`: on the cohorts tried it stays nearly shut, and what is gained over `ridge` comes
+    from the fusion of views and from neighbours in tissue.
+
+    Mode `paper`: the two published stages on frozen features. Stage 1 predicts from the spot; stage 2 attends from its
+    fused vector to k-means prototypes of the spot's own slide (the half that is nearest), and averages. Adam at 1e-5,
+    cosine to 1e-6, batches of 16 spots pooled over slides, 50 epochs, squared error plus `L_sim`, every spot alike. The
+    original pads prototypes with zeros that take part in the softmax, clusters random crops, and trains stage 2 on what
+    stage 1 says of its own training spots; here pads are masked, crops are whatever the store holds, and stacking is
+    cross-fitted unless told otherwise. It has no neighbours and no anchor.
 
     Parameters
     ----------
+    mode
+        "default" or "paper".
     dim
-        Width of queries and keys.
-    heads
-        Number of heads; must divide `dim`.
-    """
-
-    def __init__(self, dim: int, *, heads: int = 4) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_query, self.norm_keys = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.to_query, self.to_keys = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Attend.
-
-        Parameters
-        ----------
-        query
-            (b, d).
-        keys
-            (b, m, d), or (m, d) shared by all rows, which then attend as one sequence of b queries.
-
-        Returns
-        -------
-        Tensor
-            (b, d).
-        """
-        b, d = query.shape
-        own = keys.ndim == 3
-        q = self._split(self.to_query(self.norm_query(query)).view(b if own else 1, -1, d))  # (b, h, 1, d/h)
-        k, v = self.to_keys(self.norm_keys(keys if own else keys[None])).chunk(2, dim=-1)  # (b or 1, m, d)
-        attended = functional.scaled_dot_product_attention(q, self._split(k), self._split(v))
-        out: Tensor = self.out(attended.transpose(1, 2).reshape(b, d))
-        return out
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (b, m, d) -> (b, h, m, d/h)
-
-
-class MultiViewPrototypes(nn.Module):
-    """Views -> one vector -> plus what the prototypes say of it -> genes.
-
-    Parameters
-    ----------
-    view_dims
-        Length of the feature vector of each view; the first is the query.
-    n_genes
-        Outputs.
-    dim, rank
-        Width of the network, and rank of the output layer (genes are co-expressed).
-    """
-
-    def __init__(self, view_dims: tuple[int, ...], n_genes: int, *, dim: int, rank: int, prototypes: int) -> None:
-        super().__init__()
-        self.view_dims = view_dims
-        self.adapters = nn.ModuleList(nn.Linear(d, dim) for d in view_dims)
-        self.drop_in, self.drop_out = nn.Dropout(0.3), nn.Dropout(0.3)
-        self.over_views = CrossAttention(dim)
-        self.over_prototypes = CrossAttention(dim)
-        self.prototypes = nn.Parameter(torch.zeros(prototypes, dim))
-        self.gate = nn.Parameter(torch.zeros(dim))
-        self.mix = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
-        self.direct = nn.Linear(dim, rank)
-        self.genes = nn.Linear(rank, n_genes)
-
-    def fuse(self, x: Tensor) -> Tensor:
-        """Views side by side (b, sum of view_dims) to one vector per row (b, dim)."""
-        parts = torch.split(self.drop_in(x), list(self.view_dims), dim=1)
-        views = torch.stack([adapt(part) for adapt, part in zip(self.adapters, parts, strict=True)], dim=1)  # (b, v, d)
-        fused: Tensor = views.mean(1) + self.over_views(views[:, 0], views)
-        return fused
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Predict standardised targets (b, n_genes)."""
-        fused = self.fuse(x)
-        fused = fused + self.gate * self.over_prototypes(fused, self.prototypes)
-        out: Tensor = self.genes(self.direct(self.drop_out(fused + self.mix(fused))))
-        return out
-
-
-class MMAP:
-    """Multi-view fusion with cohort prototypes.
-
-    Parameters
-    ----------
+        Width; 128, or 512 in `paper`, where a view of that very length is taken as it is.
+    rank
+        Of the output layer; 0 for a full one. `default` only.
+    dropout
+        Of features and of the last hidden layer. `default` only.
     prototypes
-        Number of prototypes, initialised by k-means on the fused, slide-centred training features.
-    dim, rank
-        Width of the network and rank of its output.
-    epochs
-        None chooses on inner folds, or takes 10 where there are too few training slides.
-    members
-        Networks, differing in seed, whose predictions are averaged.
+        Of the cohort; 0 leaves them out. `default` only: `paper` takes min(clip(n // 5, 32, 80), n) of n spots.
+    bank
+        `paper`: "prototypes", or "slide-mean", the control that replaces them by the mean of the slide.
+    stacking
+        `paper`: "cross-fitted", or "in-sample" as published.
+    tokens
+        `paper`: whether views other than the finest come as their token grids.
+    neighbours, shuffled, per_ring, look_alikes
+        As in `NeuralHead` and `NeighbourRule`; "space" where not told. `default` only.
+    anchor, epochs, members, seed, device
+        As in `NeuralHead`; `paper` takes 50 epochs and one member where not told.
     """
 
     def __init__(
         self,
         *,
+        mode: str = "default",
+        dim: int | None = None,
+        rank: int = 0,
+        dropout: float = 0.3,
         prototypes: int = 32,
-        dim: int = 128,
-        rank: int = 32,
+        bank: str = "prototypes",
+        stacking: str = "cross-fitted",
+        tokens: bool = False,
+        neighbours: str | None = None,
+        shuffled: bool = False,
+        per_ring: int = 8,
+        look_alikes: int = 8,
+        anchor: str | None = None,
         epochs: int | None = None,
-        members: int = 3,
+        members: int | None = None,
         seed: int = 0,
+        device: str = "auto",
     ) -> None:
-        self.prototypes, self.dim, self.rank = prototypes, dim, rank
-        self.epochs, self.members, self.seed = epochs, members, seed
+        paper = mode == "paper"
+        super().__init__(
+            neighbours=("off" if paper else "space") if neighbours is None else neighbours,
+            rule=NeighbourRule(per_ring=per_ring, look_alikes=look_alikes, shuffled=shuffled),
+            anchor=anchor,
+            training=PUBLISHED if paper else TrainingOptions(),
+            epochs=epochs,
+            members=(1 if paper else MEMBERS) if members is None else members,
+            seed=seed,
+            device=device,
+        )
+        self.mode, self.dim, self.rank, self.dropout, self.prototypes = mode, dim, rank, dropout, prototypes
+        self.bank, self.stacking, self.tokens = bank, stacking, tokens
+        self.shuffled, self.per_ring, self.look_alikes = shuffled, per_ring, look_alikes
+
+    @property
+    def expression(self) -> bool:  # type: ignore[override]
+        """Look-alikes come with their training expression."""
+        return kinds_of(self.neighbours)[1]
+
+    @property
+    def context_um(self) -> float | None:
+        """As every neural head; `paper` clusters whole slides."""
+        return None if self.mode == "paper" else super().context_um
+
+    def build(self, shape: Shape) -> HeadModule:
+        """Make the network."""
+        if self.mode == "paper":
+            return PublishedMMAP(shape, dim=PAPER_DIM if self.dim is None else self.dim)
+        space, feature = kinds_of(self.neighbours)
+        widths = Widths(DIM if self.dim is None else self.dim, self.rank, self.prototypes, self.dropout)
+        return MultiViewPrototypes(shape, widths, space=space, feature=feature)
+
+    def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
+        """Features of all views; with `tokens`, the finest as it is and the others as token grids.
+
+        Raises
+        ------
+        HeadError
+            If a view has no token grid.
+        """
+        pooled = tuple(table.columns.values())
+        if not self.tokens:
+            return pooled
+        query = pooled[finest_view(tuple(table.columns))]
+        return (query, *(_grid_of(column, table) for column in pooled if column.key != query.key))
+
+    def prepare(self, module: HeadModule, data: RowData, rows: Ints, *, seed: int) -> None:
+        """Start prototypes at k-means centres of what the untrained network makes of training rows."""
+        if not isinstance(module, MultiViewPrototypes) or not self.prototypes:
+            return
+        if len(rows) > MOST_CLUSTERED:
+            rows = np.random.default_rng(seed).choice(rows, MOST_CLUSTERED, replace=False)
+        module.eval()
+        with torch.no_grad():
+            fused = module.fuse(data.features.take(rows)).cpu().numpy()
+            centres = cohort_prototypes(fused, data.slide[rows], self.prototypes, seed=seed)
+            module.prototypes[: len(centres)] = torch.from_numpy(centres).to(module.prototypes)
 
     def fit(self, table: Table) -> Self:
-        """Choose the number of epochs, then train every member on all rows."""
-        y, weights = training_arrays(table)
-        self.spread_ = np.maximum(y.std(axis=0), 1e-3)  # genes that hardly vary are not blown up
-        self.view_dims_ = tuple(column.dim for column in table.columns.values())
-        rows = TrainingRows(
-            x=torch.from_numpy(table.features()),
-            y=torch.from_numpy(y / self.spread_),
-            weight=torch.from_numpy(weights),
-            slide=torch.from_numpy(table.slide.astype(np.int64)),
-        )
-        epochs, self.chosen_ = self._choose_epochs(table, rows)
-        members = [self._train(rows, epochs, seed=self.seed + i) for i in range(self.members)]
-        self.modules_ = [module for module, _ in members]
-        # How far the gate opened says what the prototypes add to the views.
-        self.chosen_["prototype_gate"] = float(np.mean([module.gate.detach().abs().mean() for module in self.modules_]))
-        self.loss_curve_ = tuple(curve for _, curve in members)
-        self.n_parameters_ = sum(p.numel() for module in self.modules_ for p in module.parameters())
+        """Train; see the modes.
+
+        Raises
+        ------
+        HeadError
+            If an option does not exist or not in this mode, or the table was not prepared for training.
+        """
+        self._check()
+        if self.mode == "paper":
+            return self._fit_paper(table)
+        super().fit(table)
+        networks = [module for module in self.modules_ if isinstance(module, MultiViewPrototypes)]
+        if self.prototypes:
+            self.chosen_["prototype_gate"] = float(np.mean([one.gate.detach().abs().mean().cpu() for one in networks]))
         return self
 
     def predict(self, table: Table) -> NDArray[np.float32]:
-        """Predict (n, n_panel), the mean over members."""
-        x = torch.from_numpy(table.features())
-        with torch.inference_mode():
-            mean = torch.stack([module(x) for module in self.modules_]).mean(0)
-        return np.asarray(mean.numpy() * self.spread_, dtype=np.float32)
+        """Predict (n, n_panel), the mean over members; in `paper` whole slides, since each is clustered by itself."""
+        if self.mode != "paper":
+            return super().predict(table)
+        data = self._rows(table)
+        parts = [
+            predict_stages(module, data, bank=self.bank, seed=self.seed + i)
+            for i, module in enumerate(self.modules_)
+            if isinstance(module, PublishedMMAP)
+        ]
+        return np.asarray(np.mean(parts, axis=0), dtype=np.float32)
 
-    def _train(
-        self, rows: TrainingRows, epochs: int, *, seed: int, after_epoch: Any = None
-    ) -> tuple[MultiViewPrototypes, tuple[float, ...]]:
-        torch.manual_seed(seed)
-        module = MultiViewPrototypes(
-            self.view_dims_, rows.y.shape[1], dim=self.dim, rank=self.rank, prototypes=self.prototypes
-        )
-        _initialise_prototypes(module, rows, seed=seed)
-        hook = None if after_epoch is None else (lambda epoch: after_epoch(module, epoch))
-        return module, train(module, rows, TrainingOptions(epochs=epochs), seed=seed, after_epoch=hook)
+    def _fit_paper(self, table: Table) -> Self:
+        y, _ = training_arrays(table)
+        data = self._rows(table).with_targets(y)
+        data = replace(data, weight=torch.ones_like(data.weight))  # the published loss counts every spot alike
+        columns = self.columns(table)
+        self.shape_ = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
+        self.epochs_ = EPOCHS if self.epochs is None else self.epochs
+        options = replace(self.training, epochs=self.epochs_)
+        self.modules_, curves, rule = [], [], "nothing"
+        for seed in range(self.seed, self.seed + self.members):
+            torch.manual_seed(seed)
+            network = self.build(self.shape_).to(data.features.device)
+            assert isinstance(network, PublishedMMAP)
+            rule, losses = fit_stages(
+                network, data, table, options=options, stacking=self.stacking, bank=self.bank, seed=seed
+            )
+            self.modules_.append(network.eval())
+            curves += losses
+        self.loss_curve_ = tuple(curves)
+        self.n_parameters_ = sum(p.numel() for module in self.modules_ for p in module.parameters())
+        selection = "published" if self.epochs is None else "given"
+        self.chosen_: dict[str, Any] = {"epochs": self.epochs_, "selection": selection, "cross_fit": rule}
+        self.spread_ = np.ones(y.shape[1], dtype=np.float32)
+        self.anchor_, self.reference_, self._reference_rows = None, None, None
+        return self
 
-    def _choose_epochs(self, table: Table, rows: TrainingRows) -> tuple[int, dict[str, Any]]:
-        """Epochs of best mean within-slide Pearson on held-out patients (slides)."""
-        if self.epochs is not None:
-            return self.epochs, {"epochs": self.epochs, "selection": "given"}
-        rule, folds = inner_folds(table)
-        if rule == "fixed":
-            return FIXED_EPOCHS, {"epochs": FIXED_EPOCHS, "selection": "fixed"}
-        scores = dict.fromkeys(EPOCHS, 0.0)
-        for training, held in merge_folds(folds, MOST_INNER_FOLDS):
-            x, truth, slide = rows.x[held], rows.y[held].numpy(), table.slide[held]
-            share = len(np.unique(slide)) / len(table.slide_ids)
-            # Each candidate gets its own run: under a cosine schedule an early stop is not a short training.
-            for epochs in EPOCHS:
-                module, _ = self._train(rows.rows(torch.from_numpy(training)), epochs, seed=self.seed)
-                with torch.inference_mode():
-                    scores[epochs] += share * mean_within_slide(module(x).numpy(), truth, slide)
-        best = max(EPOCHS, key=lambda epochs: (scores[epochs], -epochs))
-        return best, {"epochs": best, "selection": rule, "inner_scores": {str(e): s for e, s in scores.items()}}
+    def _check(self) -> None:
+        """Refuse options that do not exist, or not in this mode.
+
+        Raises
+        ------
+        HeadError
+            If there are some.
+        """
+        for name, allowed in (("mode", MODES), ("bank", BANKS), ("stacking", STACKING)):
+            if getattr(self, name) not in allowed:
+                msg = f"{name}={getattr(self, name)!r}: choose {', '.join(allowed)}"
+                raise HeadError(msg)
+        if self.mode == "paper" and (self.neighbours != "off" or self.anchor is not None):
+            msg = "mode='paper' is the published method, without neighbours and anchor: use them in the default mode"
+            raise HeadError(msg)
+        if self.mode != "paper" and (self.tokens or self.bank != BANKS[0] or self.stacking != STACKING[0]):
+            msg = (
+                "tokens, bank and stacking are options of mode='paper': in the default mode prototypes=0 is the control"
+            )
+            raise HeadError(msg)
 
 
-def merge_folds(folds: tuple[tuple[Ints, Ints], ...], most: int) -> tuple[tuple[Ints, Ints], ...]:
-    """At most `most` inner folds, held-out groups joined in turn; groups stay whole."""
-    if len(folds) <= most:
-        return folds
-    held = [np.sort(np.concatenate([rows for _, rows in folds[i::most]])) for i in range(most)]
-    every = np.sort(np.concatenate([rows for _, rows in folds]))
-    return tuple((np.setdiff1d(every, rows, assume_unique=True), rows) for rows in held)
-
-
-def _initialise_prototypes(module: MultiViewPrototypes, rows: TrainingRows, *, seed: int) -> None:
-    """k-means centres of the untrained module's fused features, centred per slide."""
-    from sklearn.cluster import KMeans
-
-    module.eval()
-    with torch.no_grad():
-        fused = module.fuse(rows.x)
-    for one in torch.unique(rows.slide):
-        fused[rows.slide == one] -= fused[rows.slide == one].mean(0)
-    k = min(len(module.prototypes), len(fused))
-    centres = KMeans(k, n_init=1, random_state=seed).fit(fused.numpy()).cluster_centers_
-    with torch.no_grad():
-        module.prototypes[:k] = torch.from_numpy(centres.astype(np.float32))
+def _grid_of(column: FeatureColumn, table: Table) -> FeatureColumn:
+    """The token grid of a view."""
+    own = FeatureKey.parse(column.key)
+    for key, grid in table.token_columns.items():
+        other = FeatureKey.parse(key)
+        if (other.encoder, other.view) == (own.encoder, own.view) and (other.layout or "").startswith("grid"):
+            return grid
+    msg = (
+        f"tokens=True, and there is no token grid of {column.key}: make them with "
+        "tissuary featurize SOURCE --store STORE --tokens 7x7"
+    )
+    raise HeadError(msg)

@@ -86,11 +86,19 @@ def _union(
 ) -> tuple[Ints, tuple[NDArray[np.int64], ...]]:
     """All rows and neighbours, each once, and the places there of the rows and of each kind of neighbours."""
     given = [one for one in found if one is not None]
+    if not given and len(rows):
+        order = np.argsort(rows)
+        places = np.empty(len(rows), dtype=np.int64)
+        places[order] = np.arange(len(rows))
+        return rows[order].astype(np.int64), (places,)
     every = np.concatenate([rows, *(index[mask] for index, mask in given)]).astype(np.int64)
-    unique = np.unique(every)
-    places = [np.searchsorted(unique, rows)]
-    places += [np.where(mask, np.searchsorted(unique, np.where(mask, index, unique[:1])), 0) for index, mask in given]
-    return unique, tuple(np.asarray(one, dtype=np.int64) for one in places)
+    # Marked and counted, not sorted: neighbours are several times the rows.
+    seen = np.zeros(int(every.max(initial=-1)) + 1, dtype=np.bool_)
+    seen[every] = True
+    unique = np.flatnonzero(seen)
+    number = np.cumsum(seen) - 1
+    positions = [number[rows], *(np.where(mask, number[np.where(mask, index, unique[:1])], 0) for index, mask in given)]
+    return unique, tuple(np.asarray(one, dtype=np.int64) for one in positions)
 
 
 def _expression(data: RowData, rows: Ints) -> torch.Tensor | None:

@@ -13,7 +13,8 @@ class SeededDropout(nn.Module):
     """Dropout by a hash of (seed, step, row, column) in place of the global generator.
 
     A network that is trained alone and one that is trained stacked with others draw the same masks, and so do a CPU
-    and a GPU. The hash is two rounds of multiply and xor-shift (the finaliser of MurmurHash3), on int32 that wraps.
+    and a GPU. Rows and columns are hashed by two rounds of multiply and xor-shift (the finaliser of MurmurHash3), on
+    int32 that wraps, and a pair of them by the product of both with an odd number.
 
     Parameters
     ----------
@@ -33,9 +34,10 @@ class SeededDropout(nn.Module):
             return x
         rows = torch.arange(x.shape[0], dtype=torch.int32, device=x.device) * -1640531527 + self.key
         columns = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * -2048144777
-        h = _mixed(rows)[:, None] ^ columns[None]  # (rows, columns)
-        keep = _mixed(h) >= round(self.p * 2**32) - 2**31
-        return x * (keep.to(x.dtype) / (1.0 - self.p)).view(x.shape)
+        # Both sides are mixed while they are short; one product more makes the pairs of them differ.
+        h = (_mixed(rows)[:, None] ^ _mixed(columns)[None]) * -1028477387  # (rows, columns)
+        keep = h >= round(self.p * 2**32) - 2**31
+        return x * (keep.to(x.dtype) * (1.0 / (1.0 - self.p))).view(x.shape)
 
     def extra_repr(self) -> str:
         """As torch's own."""

@@ -80,6 +80,18 @@ class NeuralHead:
         self.neighbours, self.rule, self.anchor, self.training = neighbours, rule, anchor, training
         self.epochs, self.members, self.seed, self.device = epochs, members, seed, device
 
+    @property
+    def context_um(self) -> float | None:
+        """How far from a row its prediction looks in tissue: 0 for the row alone, None for its whole slide.
+
+        A head whose network relates rows of a slide by more than its neighbours (`Batch.same_slide`) says None.
+        """
+        if self.rule.shuffled and self.neighbours != "off":
+            return None
+        if not kinds_of(self.neighbours)[0]:
+            return 0.0
+        return None if self.rule.nearest else float(self.rule.edges_um[-1])
+
     # --- what a head overrides
 
     def build(self, shape: Shape) -> HeadModule:

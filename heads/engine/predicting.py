@@ -22,19 +22,33 @@ def predict_rows(
 ) -> NDArray[np.float32]:
     """Mean prediction (n, n_genes) of networks in evaluation mode.
 
-    Rows go slide by slide in order of position, so that the neighbours of a block lie mostly inside it.
+    Rows go slide by slide in order of position, so that the neighbours of a block lie mostly inside it, and a slide is
+    in one block unless it has more rows than `block`: networks may relate the rows of a slide to each other.
     """
     rows = np.arange(len(data)) if rows is None else rows
     order = rows[np.lexsort((data.place_um[rows, 0], data.slide[rows]))]
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(order), block):
-            batch = make_batch(data, order[start : start + block])
+        for here in blocks_of(data.slide[order], block):
+            batch = make_batch(data, order[here])
             with half_precision(batch.weight.device):
                 parts.append(torch.stack([module(batch).float() for module in modules]).mean(0).cpu().numpy())
     out = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
     out[np.searchsorted(rows, order) if _ascending(rows) else _places(rows, order)] = np.concatenate(parts)
     return out
+
+
+def blocks_of(slide: Ints, block: int) -> list[slice]:
+    """Runs of at most `block` rows, (n,) sorted by slide; a slide is cut only where it alone has more."""
+    ends = np.append(np.flatnonzero(np.diff(slide)) + 1, len(slide))
+    cuts, start = [0], 0  # where blocks start; where the slide at hand starts
+    for end in ends.tolist():
+        if end - cuts[-1] > block:
+            if start > cuts[-1]:
+                cuts.append(start)
+            cuts += range(cuts[-1] + block, end, block)
+        start = end
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(slide)], strict=True)]
 
 
 def _ascending(rows: Ints) -> bool:

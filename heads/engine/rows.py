@@ -58,7 +58,7 @@ class FeatureRows:
         """Some rows, in the order asked for."""
         if self.resident is not None:
             index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.device)
-            return tuple(values[index] for values in self.resident)
+            return tuple(values.index_select(0, index) for values in self.resident)
         slide, row = self.slide[rows], self.row[rows]
         return tuple(torch.from_numpy(column.gather(slide, row)).to(self.device) for column in self.columns)
 

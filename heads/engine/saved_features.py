@@ -24,7 +24,7 @@ ROUND_OFF = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**
 """Relative rounding error of one operation, by precision of the forward pass."""
 
 PRECISION_TOLERANCE = 2.0**-7
-"""Largest round-off with which features serve a head that learnt on others: bf16 and better pass, 8-bit types do not."""
+"""Largest round-off of features that serve a head which learnt on others: bf16 and better pass, 8-bit types do not."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ def check_headers(needs: Sequence[FeatureNeed], headers: Mapping[str, Sequence[F
         for header in headers.get(need.key, ()):
             if header.precision not in need.precision and need.precision:
                 _check_precision(need, header.precision)
-                told.append(f"{need.key}: computed in {header.precision}, the head learnt on {'/'.join(need.precision)}")
+                told.append(
+                    f"{need.key}: computed in {header.precision}, the head learnt on {'/'.join(need.precision)}"
+                )
             low, high = need.upsampling or (header.upsampling, header.upsampling)
             if not low / UNEQUAL <= header.upsampling <= high * UNEQUAL:
                 told.append(

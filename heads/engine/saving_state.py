@@ -84,10 +84,12 @@ def constructor_options(head: Any) -> dict[str, Any]:
     HeadError
         If it did not store one under its name.
     """
-    names = [name for name in inspect.signature(type(head)).parameters]
+    names = list(inspect.signature(type(head)).parameters)
     missing = [name for name in names if not hasattr(head, name)]
     if missing:
-        msg = f"{type(head).__name__} does not store its option {', '.join(missing)} under that name: it cannot be saved"
+        msg = (
+            f"{type(head).__name__} does not store its option {', '.join(missing)} under that name: it cannot be saved"
+        )
         raise HeadError(msg)
     return {name: getattr(head, name) for name in names}
 

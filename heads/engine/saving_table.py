@@ -14,9 +14,7 @@ COLUMNS = ("columns", "token_columns")
 
 def packed_table(table: Table) -> dict[str, Any]:
     """Slides, places and features of a table's rows; counts, depths and targets stay behind."""
-    columns = {
-        kind: {key: _packed(column, table) for key, column in getattr(table, kind).items()} for kind in COLUMNS
-    }
+    columns = {kind: {key: _packed(column, table) for key, column in getattr(table, kind).items()} for kind in COLUMNS}
     return {
         "slide_ids": table.slide_ids,
         "patient_ids": table.patient_ids,
@@ -34,7 +32,7 @@ def unpacked_table(parts: dict[str, Any]) -> Table:
     for one in range(len(parts["slide_ids"])):
         here = slide == one
         row[here] = np.arange(here.sum())
-    columns = {kind: {key: _unpacked(key, one, slide) for key, one in parts[kind].items()} for kind in COLUMNS}
+    columns, tokens = ({key: _unpacked(key, one, slide) for key, one in parts[kind].items()} for kind in COLUMNS)
     return Table(
         slide_ids=parts["slide_ids"],
         patient_ids=parts["patient_ids"],
@@ -43,7 +41,8 @@ def unpacked_table(parts: dict[str, Any]) -> Table:
         center_um=parts["center_um"],
         array=parts["array"],
         barcode=np.arange(len(slide)).astype(np.str_),
-        **columns,
+        columns=columns,
+        token_columns=tokens,
     )
 
 

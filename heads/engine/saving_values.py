@@ -29,7 +29,7 @@ ESTIMATORS = {
 }
 """Estimators of scikit-learn that are nothing but their parameters and fitted arrays."""
 
-FLAT = {"RandomForestRegressor": FlatForest, "HistGradientBoostingRegressor": FlatBoosting}
+FLAT: dict[str, Any] = {"RandomForestRegressor": FlatForest, "HistGradientBoostingRegressor": FlatBoosting}
 """Estimators that are saved as what they predict with."""
 
 
@@ -51,7 +51,7 @@ class Packer:
         HeadError
             If it is of a kind that cannot be saved.
         """
-        if value is None or isinstance(value, bool | int | str) and not isinstance(value, np.generic):
+        if value is None or (isinstance(value, bool | int | str) and not isinstance(value, np.generic)):
             return value
         if isinstance(value, float) and not isinstance(value, np.generic):
             return value if math.isfinite(value) else {"float": str(value)}
@@ -60,8 +60,8 @@ class Packer:
         if isinstance(value, tuple):
             return {"tuple": [self.pack(one, f"{name}.{i}") for i, one in enumerate(value)]}
         if isinstance(value, Mapping):
-            pairs = enumerate(value.items())
-            return {"pairs": [[self.pack(key, f"{name}.{i}"), self.pack(one, f"{name}.{i}")] for i, (key, one) in pairs]}
+            parts = enumerate(value.items())
+            return {"pairs": [[self.pack(one, f"{name}.{i}") for one in pair] for i, pair in parts]}
         return self._object(value, name)
 
     def _object(self, value: Any, name: str) -> Any:
@@ -107,7 +107,11 @@ class Packer:
             name += "+"
         self.arrays[name] = np.array(array.T if turned else array, order="C")
         words: dict[str, Any] = {"array": name}
-        return words | ({"turned": True} if turned else {}) | ({"scalar": True} if isinstance(value, np.generic) else {})
+        if turned:
+            words["turned"] = True
+        if isinstance(value, np.generic):
+            words["scalar"] = True
+        return words
 
 
 def unpack(words: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:

@@ -61,6 +61,8 @@ def choose_epochs(
     predict
         Given inner folds (train, held out) and candidates, the predictions of each fold's held-out rows by each.
     """
+    if epochs is None and len(candidates) == 1:  # nothing to choose
+        epochs = candidates[0]
     rule, folds = inner_folds(table)
     given: dict[str, Any] = {"epochs": FIXED_EPOCHS if epochs is None else epochs, "selection": "fixed" if epochs is None else "given"}
     if rule == "fixed" or (epochs is not None and not held_needed):

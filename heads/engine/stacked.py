@@ -77,6 +77,8 @@ def _train_stacked(runs: Sequence[Run]) -> list[tuple[float, ...]]:
         for name in keys[0]:
             values = [key_at(key[name], step) for key in keys]
             buffers[name].copy_(torch.tensor(values, dtype=torch.int32))
+        if "module.epoch" in buffers:
+            buffers["module.epoch"].copy_(torch.tensor([0 if one is None else one[0] for one in drawn]))
         batch = stacked([one for one in last if one is not None])
         with half_precision(batch.weight.device):
             along = tree_map(lambda part: None if part is None else 0, batch)

@@ -121,6 +121,8 @@ def train(run: Run) -> tuple[float, ...]:
             group["lr"] = options.rate(step, steps)
         for name, first in keys.items():
             buffers[name].fill_(key_at(first, step))
+        if "epoch" in buffers:  # a network whose loss changes with the epoch
+            buffers["epoch"].fill_(epoch)
         with half_precision(batch.weight.device):
             loss = loss_of(module, batch, pearson_weight=options.pearson_weight)
         optimiser.zero_grad(set_to_none=True)

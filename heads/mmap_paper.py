@@ -1,0 +1,192 @@
+"""The networks of MMAP as its code defines them, on stored features: a stage for the spot, a stage for its slide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .engine.attention import attend
+from .engine.batch import Batch
+from .engine.dropout import SeededDropout
+from .engine.module import HeadModule, Shape, Step
+from .mmap_network import finest_view
+
+HEADS, HEAD_DIM, DROPOUT = 8, 64, 0.2
+MARGIN, SIMILARITY_WEIGHT, SIMILARITY_FROM = 0.2, 0.1, 5
+
+
+def similarity_loss(fused: Tensor, anchor: Tensor, weight: Tensor) -> Tensor:
+    """L_sim: the fused vector of a row stays near its anchor and away from those of other rows.
+
+    `(1/B) [sum_i (1 - cos(f_i, c_i)) + sum_{i != j} max(0, cos(f_i, c_j) - 0.2)]`, B rows. As published: the second sum
+    has B - 1 terms a row, so that it grows with the batch, and the gradient reaches the anchor too.
+
+    Parameters
+    ----------
+    fused, anchor
+        (b, d).
+    weight
+        (b,); rows of weight 0 are padding and count for nothing.
+    """
+    real = (weight > 0).to(fused.dtype)
+    cosine = functional.normalize(fused, dim=1) @ functional.normalize(anchor, dim=1).T  # (b, b)
+    same = torch.eye(len(real), dtype=fused.dtype, device=fused.device)
+    pull = (real * (1.0 - cosine.diagonal())).sum()
+    push = ((cosine - MARGIN).clamp_min(0.0) * (1.0 - same) * real[:, None] * real[None]).sum()
+    return (pull + push) / real.sum().clamp_min(1.0)
+
+
+class PublishedAttention(nn.Module):
+    """Eight heads of 64 from one query over a sequence that holds the query too; no residual, no norm behind.
+
+    Parameters
+    ----------
+    dim
+        Of queries, keys and output.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        inner = HEADS * HEAD_DIM
+        self.norm = nn.LayerNorm(dim)
+        self.to_query, self.to_key, self.to_value = (nn.Linear(dim, inner, bias=False) for _ in range(3))
+        self.out, self.drop = nn.Linear(inner, dim), SeededDropout(DROPOUT)
+
+    def forward(
+        self, query: Tensor, tokens: Tensor, *, position: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend from query (b, d); (b, d).
+
+        Parameters
+        ----------
+        tokens
+            (b, m, d); or (u, d), projected once, of which each query has those at `position` (b, m) where `mask` (b, m)
+            is True.
+        """
+        normed = self.norm(tokens)
+        k, v = self.to_key(normed), self.to_value(normed)
+        if position is not None:
+            k, v = k[position], v[position]
+        q = self.to_query(self.norm(query))[:, None]
+        out: Tensor = self.drop(self.out(attend(q, k, v, heads=HEADS, mask=mask)))[:, 0]
+        return out
+
+
+class SpotStage(HeadModule):
+    """Stage 1: the finest view attends to all views, itself included; its own and the fused vector predict, averaged.
+
+    Parameters
+    ----------
+    shape
+        Of features and genes. A key with token grids (tokens, dim) adds one token a cell.
+    dim
+        Width. A view of another length passes through LayerNorm and Linear, which stand in for the low-rank updates of
+        the encoders; one of this length goes in as it is.
+    """
+
+    def __init__(self, shape: Shape, *, dim: int) -> None:
+        super().__init__()
+        self.query = finest_view(shape.keys)
+        self.adapters = nn.ModuleList(
+            nn.Identity() if d == dim else nn.Sequential(nn.LayerNorm(d), nn.Linear(d, dim)) for d in shape.dims
+        )
+        self.attention = PublishedAttention(dim)
+        self.genes, self.direct = nn.Linear(dim, shape.n_genes), nn.Linear(dim, shape.n_genes)
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int32), persistent=False)  # the engine keeps it
+        self.epoch: Tensor
+
+    def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The query (b, d), and the fused vector (b, d)."""
+        adapted = [adapt(x) for adapt, x in zip(self.adapters, batch.own, strict=True)]
+        tokens = [x if x.ndim == 3 else x[:, None] for x in adapted]  # (b, m of the view, d)
+        query = tokens[self.query][:, 0]
+        return query, self.attention(query, torch.cat(tokens, dim=1))
+
+    def read(self, query: Tensor, fused: Tensor) -> Tensor:
+        """Predict (b, n_genes)."""
+        out: Tensor = 0.5 * (self.genes(fused) + self.direct(query))
+        return out
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predict (b, n_genes)."""
+        return self.read(*self.views(batch))
+
+    def step(self, batch: Batch) -> Step:
+        """Prediction, and L_sim from the sixth epoch on."""
+        query, fused = self.views(batch)
+        begun = (self.epoch >= SIMILARITY_FROM).to(fused.dtype)
+        return Step(self.read(query, fused), SIMILARITY_WEIGHT * begun * similarity_loss(fused, query, batch.weight))
+
+
+class SpotOutputs(HeadModule):
+    """What stage 1 hands on: prediction and fused vector side by side (b, n_genes + d)."""
+
+    def __init__(self, stage: SpotStage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Prediction and fused vector."""
+        query, fused = self.stage.views(batch)
+        return torch.cat([self.stage.read(query, fused), fused], dim=1)
+
+
+class SlideStage(HeadModule):
+    """Stage 2: the fused vector attends to itself and to prototypes; averaged with what stage 1 predicts.
+
+    Its batches carry fused vectors and stage 1's predictions as features, and prototypes as look-alikes.
+
+    Parameters
+    ----------
+    dim, n_genes
+        Lengths of both.
+    """
+
+    def __init__(self, dim: int, n_genes: int) -> None:
+        super().__init__()
+        self.attention = PublishedAttention(dim)
+        self.genes = nn.Linear(dim, n_genes)
+
+    def summary(self, batch: Batch) -> Tensor:
+        """What the prototypes make of each row, (b, d)."""
+        assert batch.feature is not None
+        here = batch.feature
+        position = torch.cat([batch.rows[:, None], here.position], dim=1)  # (b, 1 + k): itself first
+        mask = torch.cat([torch.ones_like(here.mask[:, :1]), here.mask], dim=1)
+        out: Tensor = self.attention(batch.own[0], batch.x[0], position=position, mask=mask)
+        return out
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predict (b, n_genes)."""
+        return self.read(batch, self.summary(batch))
+
+    def read(self, batch: Batch, summary: Tensor) -> Tensor:
+        """Predict (b, n_genes) from the summary (b, d)."""
+        out: Tensor = 0.5 * (batch.own[1] + self.genes(summary))
+        return out
+
+    def step(self, batch: Batch) -> Step:
+        """Prediction, and L_sim between summary and fused vector."""
+        summary = self.summary(batch)
+        loss = SIMILARITY_WEIGHT * similarity_loss(summary, batch.own[0], batch.weight)
+        return Step(self.read(batch, summary), loss)
+
+
+class PublishedMMAP(HeadModule):
+    """Both stages in one place.
+
+    Parameters
+    ----------
+    shape, dim
+        As of `SpotStage`.
+    """
+
+    def __init__(self, shape: Shape, *, dim: int) -> None:
+        super().__init__()
+        self.spot, self.slide = SpotStage(shape, dim=dim), SlideStage(dim, shape.n_genes)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predict (b, n_genes) by stage 1 alone: stage 2 needs whole slides."""
+        out: Tensor = self.spot(batch)
+        return out
