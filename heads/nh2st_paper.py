@@ -1,0 +1,171 @@
+"""The network of NH2ST as its code defines it (arXiv 2506.23827, MICCAI 2025), on stored features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .engine.attention import attend
+from .engine.batch import Batch
+from .engine.dropout import SeededDropout
+from .engine.module import HeadModule, Shape, Step
+from .engine.training import TrainingOptions
+from .nh2st_contrast import published_contrast
+
+DIM, HIDDEN, ATTENTION_HEADS, DROPOUT = 512, 1024, 8, 0.5
+TEMPERATURE, GROUP = 0.05, 8
+"""Of the contrast; spots that are told apart from each other, the published batch of one GPU."""
+
+OF_SPOT, OF_NEIGHBOURS = 1.0, 0.5
+"""Weights of the two contrasts."""
+
+
+@dataclass(frozen=True)
+class StepwiseTraining(TrainingOptions):
+    """A rate that falls by a factor at every quarter of the training, in place of warm-up and cosine.
+
+    Attributes
+    ----------
+    decay
+        The factor: 0.9 at every 50 of the published 200 epochs.
+    """
+
+    decay: float = 0.9
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step."""
+        return self.lr * self.decay ** min(4 * step // max(1, steps), 3)
+
+
+PUBLISHED = StepwiseTraining(
+    batch=GROUP, at_least=48, lr=5e-4, weight_decay=0.0, pearson_weight=0.0, clip=1e9, unit_spread=False
+)
+"""Adam at 5e-4 on six groups of eight spots, which stand for six GPUs; squared error on targets as they are."""
+
+
+class HypergraphConvolution(nn.Module):
+    """`P X Theta + b`, every row projected once before it is gathered.
+
+    Parameters
+    ----------
+    dim_in, dim_out
+        Widths.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.theta = nn.Linear(dim_in, dim_out, bias=False)
+        self.bias = nn.Parameter(torch.zeros(dim_out))
+
+    def forward(self, x: Tensor, operator: Tensor, *, position: Tensor | None = None) -> Tensor:
+        """(b, k, dim_out) of operators (b, k, k) and nodes x (b, k, dim_in), or (u, dim_in) at `position` (b, k)."""
+        projected = self.theta(x)
+        out: Tensor = operator @ (projected if position is None else projected[position]) + self.bias
+        return out
+
+
+class HypergraphNetwork(nn.Module):
+    """Two hypergraph convolutions with ReLU, then the mean over nodes."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.first, self.second = HypergraphConvolution(dim, HIDDEN), HypergraphConvolution(HIDDEN, DIM)
+
+    def forward(self, x: Tensor, operator: Tensor, *, position: Tensor, mask: Tensor) -> Tensor:
+        """One vector (b, 512) of the nodes at `position` (b, k) among x (u, dim)."""
+        hidden = torch.relu(self.first(x, operator, position=position))
+        nodes = torch.relu(self.second(hidden, operator)) * mask[..., None]
+        return nodes.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
+class Fusion(nn.Module):
+    """The block of cross-attention that all four calls share.
+
+    Key and value are one vector, so that the softmax over them is 1 whatever query and key are: `to_query` and `to_key`
+    get no gradient, and what is called attention adds a linear function of the other side.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.norm_forward, self.norm_out = nn.LayerNorm(DIM), nn.LayerNorm(DIM), nn.LayerNorm(DIM)
+        self.to_query, self.to_key, self.to_value = (nn.Linear(DIM, DIM, bias=False) for _ in range(3))
+        self.out, self.drop_out = nn.Linear(DIM, DIM), SeededDropout(DROPOUT)
+        self.forward_in, self.forward_out = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+        self.drop_hidden, self.drop_forward = SeededDropout(DROPOUT), SeededDropout(DROPOUT)
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """Refine `own` (b, 512) by `other` (b, 512)."""
+        query, keys = self.norm(own)[:, None], self.norm(other)[:, None]  # one norm for both sides, as published
+        got = attend(self.to_query(query), self.to_key(keys), self.to_value(keys), heads=ATTENTION_HEADS)[:, 0]
+        own = own + self.drop_out(self.out(got))
+        hidden = self.drop_hidden(nn.functional.gelu(self.forward_in(self.norm_forward(own))))
+        out: Tensor = self.norm_out(own + self.drop_forward(self.forward_out(hidden)))
+        return out
+
+
+class PublishedNetwork(HeadModule):
+    """Prediction from the target patch alone; neighbours and genes take part in two losses of training.
+
+    Parameters
+    ----------
+    shape
+        Of features and genes; the last key is the operator of `nh2st_hypergraph`.
+    contrast
+        Factor of both contrasts: 1 as published.
+    """
+
+    def __init__(self, shape: Shape, *, contrast: float) -> None:
+        super().__init__()
+        dim = sum(shape.dims[:-1])
+        self.contrast = contrast
+        self.adapter = nn.Linear(dim, DIM)
+        self.hidden, self.genes = nn.Linear(DIM, DIM // 2), nn.Linear(DIM // 2, shape.n_genes)
+        self.gene_encoder = nn.Sequential(nn.Linear(shape.n_genes, DIM), nn.Linear(DIM, DIM))
+        self.image_graph, self.gene_graph = HypergraphNetwork(dim), HypergraphNetwork(DIM)
+        self.fusion = Fusion()
+
+    @property
+    def n_inference(self) -> int:
+        """Parameters that a prediction uses."""
+        return sum(p.numel() for part in (self.adapter, self.hidden, self.genes) for p in part.parameters())
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predict (b, n_genes)."""
+        return self._decode(self.adapter(torch.cat(batch.own[:-1], dim=1)))
+
+    def step(self, batch: Batch) -> Step:
+        """Prediction, and the contrast of spots and of neighbourhoods."""
+        assert batch.y is not None and batch.expression is not None and batch.space is not None
+        spot = self.adapter(torch.cat(batch.own[:-1], dim=1))  # p
+        prediction = self._decode(spot)
+        if self.contrast == 0:
+            return Step(prediction)
+        near, k = batch.space, batch.space.position.shape[1]
+        where = {"position": near.position, "mask": near.mask}
+        operator = batch.x[-1][batch.rows].view(-1, k, k)
+        code = self.gene_encoder(batch.expression)  # (u, 512)
+        genes = self.gene_encoder(batch.y)  # g
+        around = self.image_graph(torch.cat(batch.x[:-1], dim=1), operator, **where)  # n
+        around_genes = self.gene_graph(code, operator, **where)  # m
+        spot_z = self.fusion(spot, genes)
+        genes_z = self.fusion(genes, spot_z)
+        around_z = self.fusion(around, around_genes)
+        around_genes_z = self.fusion(around_genes, around_z)
+        group = _groups(batch.weight)
+        of_spot = published_contrast(spot_z, genes_z, temperature=TEMPERATURE, group=group)
+        of_around = published_contrast(around_z, around_genes_z, temperature=TEMPERATURE, group=group)
+        return Step(prediction, self.contrast * (OF_SPOT * of_spot + OF_NEIGHBOURS * of_around))
+
+    def _decode(self, spot: Tensor) -> Tensor:
+        out: Tensor = self.genes(self.hidden(spot))
+        return out
+
+
+def _groups(weight: Tensor) -> Tensor:
+    """Group (b,) of about eight of each row, spread over the slides of a step; -1 for padding."""
+    real = weight > 0
+    count = (real.sum() + GROUP - 1) // GROUP
+    place = torch.cumsum(real.to(torch.int64), dim=0) - 1
+    return torch.where(real, place % count.clamp_min(1), -1)
