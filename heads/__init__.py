@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .contract import Head
     from .evaluation.compare import CompareOptions, compare
+    from .prediction.predict import PredictOptions, predict
+    from .prediction.training import TrainOptions, train
     from .registry import HEADS, make_head
 
-__all__ = ["HEADS", "CompareOptions", "Head", "compare", "make_head"]
+__all__ = [
+    "HEADS",
+    "CompareOptions",
+    "Head",
+    "PredictOptions",
+    "TrainOptions",
+    "compare",
+    "make_head",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +30,14 @@ def __getattr__(name: str) -> Any:
         from .evaluation import compare as module
 
         return getattr(module, name)
+    if name in ("TrainOptions", "train"):
+        from .prediction import training
+
+        return getattr(training, name)
+    if name in ("PredictOptions", "predict"):
+        from .prediction import predict as predicting
+
+        return getattr(predicting, name)
     if name in ("HEADS", "make_head"):
         from . import registry
 

@@ -29,8 +29,8 @@ moving average of the weights is never evaluated, so there is none.)"""
 class CMRC(RetrievalHead):
     """Masked reconstruction of images from genes, contrast of both, and prediction from the nearest training spots.
 
-    Tokens are a 7 x 7 grid of the first view and its pooled vector where the store has them, else one a view;
-    `chosen_["tokens"]` says which.
+    Tokens are one a view; in mode "paper" a 7 x 7 grid of the first view and its pooled vector where the store has
+    them. `chosen_["tokens"]` says which. (In mode "fixed" a grid cost three times as much and gained nothing.)
 
     Parameters
     ----------
@@ -139,10 +139,12 @@ class CMRC(RetrievalHead):
 
     def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
         """Views, and the grid; prediction in mode "fixed" does without a grid."""
-        views, grid = tuple(table.columns.values()), self._grid(table)
+        views = tuple(table.columns.values())
+        if self.mode != "paper" and (table.targets is None or self.terms.reconstruction == 0):
+            return views
+        grid = self._grid(table)
         if self.mode != "paper":
-            learns = table.targets is not None and self.terms.reconstruction > 0
-            return (*views, grid) if grid is not None and learns else views
+            return views if grid is None else (*views, grid)
         if grid is None:
             if len({view.dim for view in views}) > 1:
                 found = ", ".join(f"{view.key} {view.dim}" for view in views)
@@ -174,7 +176,7 @@ class CMRC(RetrievalHead):
         grids = [
             one for one in table.token_columns.values() if (FeatureKey.parse(one.key).layout or "").startswith("grid")
         ]
-        if self.tokens == "views" or (self.tokens == "auto" and not grids):
+        if self.tokens == "views" or (self.tokens == "auto" and (not grids or self.mode != "paper")):
             return None
         if not grids:
             msg = f"tokens='grid', and there is no token grid: make it with {MAKE_TOKENS}, or take tokens=auto"

@@ -59,6 +59,8 @@ class SlideFeatureMean:
     What it gains on pooled scores is slide identity, not morphology of spots.
     """
 
+    context_um: float | None = None
+
     def fit(self, table: Table) -> Self:
         """Learn from one row per slide."""
         self.model_ = SlideRidge.fit(table, _offsets(table))

@@ -21,6 +21,8 @@ FARTHEST = 3.0
 class Coordinates:
     """Ridge on a quadratic of the spot's position, centred and scaled per slide. Milliseconds."""
 
+    context_um: float | None = None
+
     def fit(self, table: Table) -> Self:
         """Learn from position alone."""
         y, weights = training_arrays(table)
@@ -46,6 +48,8 @@ class SmoothCoordinates:
     alpha
         Penalty; None chooses on inner folds as `ridge` does.
     """
+
+    context_um: float | None = None
 
     def __init__(self, *, side: int = 7, alpha: float | None = None) -> None:
         self.side, self.alpha = side, alpha

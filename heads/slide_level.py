@@ -7,12 +7,16 @@ from typing import Self
 
 import numpy as np
 
-from ..store.arrays import Floats
+from ..store.arrays import Floats, Ints
+from ..store.feature_column import FeatureColumn
 from ..store.table import Table
 from .closed_form import RidgePath, ridge_path
 
 FARTHEST = 3.0
 """Standard deviations at which an unseen slide's mean features are cut off: beyond it a line is a guess."""
+
+STEP = 8192
+"""Rows of a slide that are averaged together: a slide of millions is not held at once."""
 
 DEAD = 0.01
 """A feature whose slide means spread less than this fraction of its spread within slides carries no slide level."""
@@ -56,8 +60,20 @@ def slide_features(table: Table) -> tuple[Floats, Floats]:
     means, variances = [], []
     for one in range(len(table.slide_ids)):
         here = np.flatnonzero(table.slide == one)
-        parts = [column.gather(table.slide[here], table.row[here]) for column in raw]
-        x = np.concatenate(parts, axis=-1).astype(np.float64)  # (n_s, d), one slide at a time
-        means.append(x.mean(axis=0))
-        variances.append(x.var(axis=0))
+        mean, variance = _moments(raw, table, here[:STEP])
+        for start in range(STEP, len(here), STEP):
+            more = _moments(raw, table, here[start : start + STEP])
+            share = min(STEP, len(here) - start) / min(start + STEP, len(here))
+            away = more[0] - mean
+            variance = (1 - share) * variance + share * more[1] + share * (1 - share) * away**2
+            mean = mean + share * away
+        means.append(mean)
+        variances.append(variance)
     return np.stack(means), np.sqrt(np.mean(variances, axis=0))
+
+
+def _moments(columns: list[FeatureColumn], table: Table, rows: Ints) -> tuple[Floats, Floats]:
+    """Mean and variance (d,) of some rows over all columns side by side."""
+    parts = [column.gather(table.slide[rows], table.row[rows]) for column in columns]
+    x = np.concatenate(parts, axis=-1).astype(np.float64)
+    return x.mean(axis=0), x.var(axis=0)

@@ -316,7 +316,8 @@ def test_levels_of_slides_are_taken_off_and_their_mean_comes_back():
 def test_tokens_are_the_grid_where_there_is_one():
     table = with_grid(made_up(spots=15, each=1))
     for mode in ("fixed", "paper"):
-        head = CMRC(mode=mode, epochs=1, members=1, **SMALL).fit(table)
+        tokens = "grid" if mode == "fixed" else "auto"
+        head = CMRC(mode=mode, tokens=tokens, epochs=1, members=1, **SMALL).fit(table)
         assert head.chosen_["tokens"] == "made-up@20x.grid2x2 + made-up@20x"
         if mode == "fixed":
             assert head.predict(unseen(table)[1]).shape[1] == 6  # a test table needs no grid

@@ -1,0 +1,1 @@
+"""A trained head at work: a run on disk, and expression maps of slides that were never sequenced."""

@@ -1,0 +1,196 @@
+"""A prediction as AnnData: `<slide>.h5ad`, as scanpy and squidpy read it, written row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...store.arrays import Floats, Pixels
+from ...store.atomic import atomic_path
+from ...store.errors import MissingDependencyError, StoreError
+from ...store.patch_file import Patches
+from ...store.schema import DAMAGE, slide_path
+from ...store.slide_file import SlideRecord, read_thumbnail
+from ...store.store import Store
+from .familiarity import FLAGGED, NEAREST
+from .run import Run
+from .shapes import Shape, shape_of
+
+PREDICTION_TYPE, PREDICTION_VERSION = "tissuary-prediction", "1"
+STEP = 4096
+
+
+@dataclass(frozen=True)
+class PredictionFacts:
+    """All that is said of a prediction beside its numbers.
+
+    Attributes
+    ----------
+    genes
+        (g,) names of the columns.
+    shape
+        Of a spot or tile, for drawing.
+    run
+        What made it: id, head, mode, protocol, target.
+    fingerprints
+        Of the features, by key.
+    thumbnail
+        (h, w, 3), where the store has one.
+    """
+
+    slide: SlideRecord
+    patch_set: str
+    patches: Patches
+    genes: tuple[str, ...]
+    shape: Shape
+    run: dict[str, Any]
+    fingerprints: dict[str, str]
+    apart: str
+    thumbnail: Pixels | None
+
+
+def prediction_facts(run: Run, store: Store, slide_id: str, *, patches: str, fov_um: float) -> PredictionFacts:
+    """Collect them from a run and a store."""
+    record, slide, place = run.saved.record, store.slide(slide_id), store.patches(slide_id, patches=patches)
+    try:
+        thumbnail = read_thumbnail(slide_path(store.path, slide_id))
+    except StoreError:  # imported without its image
+        thumbnail = None
+    words = {
+        "id": run.id,
+        "head": record["head"],
+        "mode": record["mode"],
+        "options": json.dumps(record["options"], sort_keys=True),
+        "protocol": record["protocol"]["name"],
+        "target": record["target"]["rule"],
+        "slide_offset": run.saved.offset.rule,
+        "training_slides": np.array(record["training"]["slides"], dtype=object),
+        "licences": json.dumps(record["licences"], sort_keys=True),
+    }
+    return PredictionFacts(
+        slide=slide,
+        patch_set=patches,
+        patches=place,
+        genes=run.saved.panel,
+        shape=shape_of(patches, place.center_px * slide.mpp, fov_um=fov_um),
+        run=words,
+        fingerprints=dict(zip(run.familiarity.keys, run.familiarity.fingerprints, strict=True)),
+        apart=run.familiarity.apart,
+        thumbnail=thumbnail,
+    )
+
+
+def write_prediction(
+    path: Path,
+    facts: PredictionFacts,
+    read: Callable[[int, int], NDArray[np.float32]],
+    *,
+    unfamiliar: Callable[[Floats], NDArray[np.float32]],
+    identity: dict[str, Any],
+) -> None:
+    """Write AnnData without holding its values.
+
+    `X` has the predicted genes (n, g), `obsm["spatial"]` level-0 pixels, `obs` `distance`, `unfamiliar` and `flagged`,
+    `uns["tissuary"]` scale, run and fingerprints, `uns["spatial"]` thumbnail and scale factors as scanpy has them.
+
+    Parameters
+    ----------
+    read
+        Values (stop - start, g + 1) of rows from `start` to `stop`: genes, then the distance.
+    unfamiliar
+        From distances to the share of training rows that lie nearer.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        msg = 'AnnData is written with h5py: pip install "h5py>=3.12"'
+        raise MissingDependencyError(msg) from error
+    n, width = len(facts.patches), len(facts.genes)
+    steps = [(start, min(start + STEP, n)) for start in range(0, n, STEP)]
+    distance = np.concatenate([np.empty(0, np.float32), *(read(*step)[:, width] for step in steps)])
+    adata = _without_values(facts, distance, unfamiliar(distance), identity)
+    with atomic_path(path, once=True) as temporary:
+        adata.write_h5ad(temporary)
+        with h5py.File(temporary, "r+") as file:
+            file.pop("X", None)
+            values = file.create_dataset("X", shape=(n, width), dtype="<f4", track_times=False)
+            values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            for start, stop in steps:
+                values[start:stop] = read(start, stop)[:, :width]
+
+
+def _without_values(
+    facts: PredictionFacts, distance: Floats, unfamiliar: NDArray[np.float32], identity: dict[str, Any]
+) -> Any:
+    try:
+        import anndata
+        import pandas
+    except ImportError as error:
+        msg = 'AnnData is written with anndata: pip install "anndata>=0.12"'
+        raise MissingDependencyError(msg) from error
+    rows = pandas.DataFrame(index=pandas.Index(facts.patches.barcode.astype(object), name="barcode"))
+    if facts.patches.array is not None:
+        rows["array_row"], rows["array_col"] = facts.patches.array[:, 0], facts.patches.array[:, 1]
+    rows["distance"], rows["unfamiliar"], rows["flagged"] = distance, unfamiliar, unfamiliar > FLAGGED
+    return anndata.AnnData(
+        obs=rows,
+        var=pandas.DataFrame(index=pandas.Index(np.array(facts.genes, dtype=object), name="gene")),
+        obsm={"spatial": np.asarray(facts.patches.center_px, dtype=np.float64)},
+        uns={"tissuary": _words(facts, identity), "spatial": {facts.slide.slide_id: _scanpy(facts)}},
+    )
+
+
+def _words(facts: PredictionFacts, identity: dict[str, Any]) -> dict[str, Any]:
+    slide = facts.slide
+    return {
+        "encoding-type": PREDICTION_TYPE,
+        "encoding-version": PREDICTION_VERSION,
+        "slide_id": slide.slide_id,
+        "patient_id": slide.patient_id,
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "width": slide.width_px,
+        "height": slide.height_px,
+        "patches": facts.patch_set,
+        "shape": facts.shape.kind,
+        "side_um": facts.shape.side_um,
+        "run": facts.run,
+        "fingerprints": facts.fingerprints,
+        "distance": {"nearest": NEAREST, "apart": facts.apart, "flagged_above": FLAGGED},
+        "identity": json.dumps(identity, sort_keys=True),
+    }
+
+
+def _scanpy(facts: PredictionFacts) -> dict[str, Any]:
+    """Pictures and scale factors as `scanpy.pl.spatial` and squidpy look for them."""
+    factors = {"spot_diameter_fullres": facts.shape.side_um / facts.slide.mpp}
+    if facts.thumbnail is None:
+        return {"images": {}, "scalefactors": factors}
+    factors["tissue_hires_scalef"] = facts.thumbnail.shape[1] / facts.slide.width_px
+    return {"images": {"hires": facts.thumbnail}, "scalefactors": factors}
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """What a prediction was made of; empty for a file that does not say.
+
+    Raises
+    ------
+    StoreError
+        If it is no HDF5 file.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.get("uns/tissuary/identity")
+            words = {} if found is None else json.loads(found.asstr()[()])
+    except DAMAGE as error:
+        msg = f"{path} is there already and cannot be read ({error}): delete it to have it predicted anew"
+        raise StoreError(msg) from error
+    return words if isinstance(words, dict) else {}

@@ -1,0 +1,201 @@
+"""Train one head on all slides that can be trained on, and save it as a run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...store.errors import HeadError, ProtocolError, StoreError
+from ...store.naming import SPOTS
+from ...store.store import Store
+from ...store.table import Table
+from ..engine.saving import STANDARDISATIONS, headers_of, save_head
+from ..evaluation.contestants import Contestant, contestants
+from ..evaluation.feature_choice import feature_keys
+from ..evaluation.folds import Fold
+from ..evaluation.preparation import prepare, prepare_cohort
+from ..evaluation.protocol_changes import changes_told, with_panel, with_preprocessing
+from ..evaluation.protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
+from ..evaluation.protocols import get_protocol
+from ..evaluation.splits import patient_warnings
+from ..evaluation.targets import centre_by_slide
+from ..evaluation.usable import usable_table
+from .familiarity import Familiarity
+from .run import run_id, write_reference
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is trained, on what.
+
+    Attributes
+    ----------
+    head
+        A head, or `head:mode`, or `head:option=value,...`.
+    protocol
+        Whose panel, target and preprocessing are taken; nothing is held out.
+    backbone
+        Part of the feature keys before the `@`; the store's only one where None.
+    views
+        Side by side; all that the backbone has where empty.
+    patches
+        Patch set of the training rows: it must be measured.
+    slides
+        To train on; all that have features and counts where empty.
+    standardise, centring, spot_weight, panel, panel_size
+        In place of what the protocol says; see `CompareOptions`.
+    seed
+        Of the head.
+    """
+
+    head: str = "ridge"
+    protocol: str = "strict"
+    backbone: str | None = None
+    views: tuple[str, ...] = ()
+    patches: str = SPOTS
+    slides: tuple[str, ...] = ()
+    standardise: FeatureStandardisation | None = None
+    centring: TargetCentring | None = None
+    spot_weight: SpotWeight | None = None
+    panel: str | tuple[str, ...] | None = None
+    panel_size: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What was trained.
+
+    Attributes
+    ----------
+    out
+        Folder of the run.
+    id
+        Of the run.
+    spots
+        Training rows.
+    warnings
+        What limits the run, a sentence each.
+    """
+
+    out: str
+    id: str
+    head: str
+    protocol: str
+    keys: tuple[str, ...]
+    slides: tuple[str, ...]
+    patients: tuple[str, ...]
+    spots: int
+    genes: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def train(store: Store | Path | str, out: Path | str, *, options: TrainOptions | None = None) -> TrainReport:
+    """Fit one head on all usable slides, prepared as `compare` prepares training slides, and save it.
+
+    Parameters
+    ----------
+    out
+        Folder of the run: `head.json`, `head.safetensors`, `reference.safetensors`. A run in it is replaced.
+
+    Raises
+    ------
+    TissuaryError
+        If head, protocol, features or slides do not exist, no slide has counts, or the head cannot be saved.
+    """
+    options, opened, out = options or TrainOptions(), store if isinstance(store, Store) else Store(store), Path(out)
+    started = time.perf_counter()
+    protocol = _protocol(options)
+    who = _contestant(options.head, protocol)
+    keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=options.patches)
+    table, warnings = usable_table(opened, keys, patches=options.patches)
+    table = _chosen(table, options.slides)
+    train_table, preprocessing = _prepared(table, protocol)
+    own_seed = (who.head, who.mode) in protocol.modes and protocol.seed is not None
+    head = who.make(protocol.seed if own_seed and protocol.seed is not None else options.seed).fit(train_table)
+    headers = headers_of(opened, train_table, patches=options.patches)
+    save_head(head, out, table=train_table, protocol=protocol, headers=headers, preprocessing=preprocessing)
+    write_reference(out, Familiarity.fit(train_table), _spread(train_table))
+    return TrainReport(
+        out=str(out),
+        id=run_id(out),
+        head=who.label,
+        protocol=protocol.name,
+        keys=keys,
+        slides=train_table.slide_ids,
+        patients=tuple(dict.fromkeys(train_table.patient_ids)),
+        spots=len(train_table),
+        genes=len(train_table.panel),
+        seconds=time.perf_counter() - started,
+        warnings=(*patient_warnings(train_table.patient_ids), *warnings),
+    )
+
+
+def _protocol(options: TrainOptions) -> Protocol:
+    protocol = with_preprocessing(
+        get_protocol(options.protocol),
+        feature_standardisation=options.standardise,
+        target_centring=options.centring,
+        spot_weight=options.spot_weight,
+    )
+    protocol = changes_told(with_panel(protocol, panel=options.panel, size=options.panel_size))
+    if protocol.feature_standardisation not in STANDARDISATIONS:
+        msg = (
+            f"protocol {protocol.name} standardises features by {protocol.feature_standardisation!r}, which new slides "
+            "cannot be given: add `--standardise slide`, or `none`"
+        )
+        raise ProtocolError(msg)
+    return protocol
+
+
+def _contestant(name: str, protocol: Protocol) -> Contestant:
+    """One head.
+
+    Raises
+    ------
+    HeadError
+        If it is unknown, several, or needs what a slide without counts lacks.
+    """
+    if name == "all":
+        msg = "--head all: a run holds one head; `tissuary compare` tells which"
+        raise HeadError(msg)
+    found = contestants([name], protocol)[0]
+    if found.entry.diagnostic:
+        msg = f"head {name!r} is a diagnostic that looks at a spot's counts: a slide without counts has none"
+        raise HeadError(msg)
+    return found
+
+
+def _chosen(table: Table, slides: tuple[str, ...]) -> Table:
+    if not slides:
+        return table
+    missing = [slide for slide in slides if slide not in table.slide_ids]
+    if missing:
+        msg = (
+            f"slides {', '.join(missing)} cannot be trained on: those with features and counts are "
+            f"{', '.join(table.slide_ids)}"
+        )
+        raise StoreError(msg)
+    return table.select_slides([table.slide_ids.index(slide) for slide in dict.fromkeys(slides)])
+
+
+def _prepared(table: Table, protocol: Protocol) -> tuple[Table, dict[str, object]]:
+    """The training side of a fold that holds nothing out, and what was done."""
+    every = tuple(range(len(table.slide_ids)))
+    prepared = prepare(prepare_cohort(table, protocol), Fold("all", train=every, test=every[:1]), protocol)
+    told = {**prepared.preprocessing, "spots_left_out": len(table) - len(prepared.train)}
+    return prepared.train, told
+
+
+def _spread(table: Table) -> NDArray[np.float32]:
+    """Standard deviation (g,) of targets within slides."""
+    assert table.targets is not None
+    return np.asarray(centre_by_slide(table.targets, table.slide).std(axis=0), dtype=np.float32)
