@@ -93,5 +93,6 @@ _BELONGS: dict[str, Callable[[str], bool]] = {
     "--heads": _is_head,
     "--protocol": _is_protocol,
     "--genes": _is_word,
+    "--slides": _is_word,
 }
 _BELONGS_TO: dict[str, dict[str, Callable[[str], bool]]] = {"compare": {**_BELONGS, "--backbone": _is_word}}

@@ -20,9 +20,11 @@ from .import_ import import_
 from .index import index
 from .lists import expand_lists
 from .output import fail, result
+from .predict import predict
 from .protocols import protocols
 from .search import search
 from .status import status
+from .train import train
 from .verify import verify
 
 # Rich markup in the help text would cost 0.25 s of every start.
@@ -34,7 +36,24 @@ app = typer.Typer(
     help="Feature store for histology: embed every patch once, search, and train expression heads in seconds.",
 )
 
-for verb in (demo, featurize, status, verify, index, search, compare, protocols, import_, export, backbones, doctor):
+VERBS = (
+    demo,
+    featurize,
+    status,
+    verify,
+    index,
+    search,
+    compare,
+    train,
+    predict,
+    protocols,
+    import_,
+    export,
+    backbones,
+    doctor,
+)
+
+for verb in VERBS:
     app.command(verb.__name__.rstrip("_"))(verb)  # `import` is a word of Python's own
 
 

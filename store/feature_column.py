@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import Floats, Ints
 from .errors import StoreError
+from .file_map import give_back
 from .halves import to_single
 from .row_map import RowMap
 
@@ -19,6 +20,12 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 512 * 1024
 """Rows that are gathered before they are cast to float32: as many as stay in the cache."""
+
+PASSING_BYTES = 16 * 2**20
+"""Parts larger than this do not stay in memory when they are only read through."""
+
+MOMENT_BYTES = 8 * 2**20
+"""Rows whose moments are taken together, as float64: a slide of any size, and token grids, are standardised in that."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +187,16 @@ def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:
     return replace(column, shift=mean.astype(np.float32), scale=scale.astype(np.float32))
 
 
-def _moments(part: NDArray[Any], *, step: int = 65536) -> tuple[int, Floats, Floats]:
+def _moments(part: NDArray[Any]) -> tuple[int, Floats, Floats]:
     """Rows, mean and mean square over rows (and tokens) of one slide, (dim,) in float64, read in steps."""
     dim = part.shape[-1]
+    step = max(MOMENT_BYTES // (8 * int(np.prod(part.shape[1:]))), 1)
     total, square, rows = np.zeros(dim), np.zeros(dim), 0
     for start in range(0, len(part), step):
         values = np.asarray(part[start : start + step], dtype=np.float64).reshape(-1, dim)
         total += values.sum(0)
         square += (values**2).sum(0)
         rows += len(values)
+        if part.nbytes > PASSING_BYTES:
+            give_back(part)
     return rows, total / max(rows, 1), square / max(rows, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import sys
 from functools import cache
@@ -61,6 +63,14 @@ def map_file(path: Path, *, dtype: np.dtype[Any], offset: int, shape: tuple[int,
         raise StoreError(msg)
     mapped.stamp = stamp
     return mapped
+
+
+def give_back(part: Any) -> None:
+    """Let go of the pages of a read-only map that are in memory; the page cache keeps what it can. Others stay."""
+    source: object = part.base if isinstance(part, np.memmap) and part.mode == "r" else None
+    if isinstance(source, mmap.mmap):
+        with contextlib.suppress(AttributeError, OSError):  # a system that cannot be asked
+            source.madvise(mmap.MADV_DONTNEED)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
