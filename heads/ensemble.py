@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..store.table import Table
 from .contract import Head, training_arrays
 from .engine.anchor import cross_fit_groups
 from .engine.selection import MOST_INNER_FOLDS
+from .evaluation.targets import slide_mean
 from .inner import mean_within_slide
 
 DEFAULT_MEMBERS = "ridge+knn+mlp:epochs=10;members=1+triplex:epochs=10;members=1"
@@ -74,7 +76,11 @@ class Ensemble:
         HeadError
             If a member does not exist, is itself an ensemble, or lacks its input.
         """
-        y, row_weights = training_arrays(table)
+        whole_y, row_weights = training_arrays(table)
+        # Weights of deviations do not sum to one: a level that is part of the targets must not pass through them.
+        self.level_ = slide_mean(whole_y, table.slide)[1].mean(axis=0)  # (g,); 0 where the protocol centres
+        y = (whole_y - self.level_).astype(np.float32)
+        table = replace(table, targets=y)
         names = self.members.split("+")
         self._made(names)  # options are checked before anything is trained
         rule, folds = cross_folds(table)
@@ -102,7 +108,7 @@ class Ensemble:
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel), the weighted sum of the members."""
         predicted = np.stack([head.predict(table) for head in self.members_]).astype(np.float64)
-        return combined(predicted, self.weights_).astype(np.float32)
+        return (self.level_ + combined(predicted, self.weights_)).astype(np.float32)
 
     def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
         """Features that members see: those of the table, and the tokens of members that read tokens."""
@@ -121,8 +127,6 @@ class Ensemble:
 
     def _held_out(self, name: str, table: Table, folds: Sequence[tuple[Ints, Ints]]) -> Floats:
         """Predictions (m, g) of one member for the held-out rows of every fold, in their order."""
-        from dataclasses import replace
-
         parts = []
         for train, held in folds:
             head = make_member(name, seed=self.seed).fit(part_of(table, train))

@@ -15,7 +15,7 @@ from ..store.feature_column import FeatureColumn
 from ..store.naming import FeatureKey
 from ..store.table import Table
 from .contract import training_arrays
-from .engine.head import NeuralHead
+from .engine.head import NeuralHead, member_seeds
 from .engine.module import HeadModule, Shape
 from .engine.neighbourhoods import NeighbourRule, kinds_of
 from .engine.rows import RowData
@@ -172,8 +172,8 @@ class MMAP(NeuralHead):
             return super().predict(table)
         data = self._rows(table)
         parts = [
-            predict_stages(module, data, bank=self.bank, seed=self.seed + i)
-            for i, module in enumerate(self.modules_)
+            predict_stages(module, data, bank=self.bank, seed=seed)
+            for seed, module in zip(member_seeds(self.seed, self.members), self.modules_, strict=True)
             if isinstance(module, PublishedMMAP)
         ]
         return np.asarray(np.mean(parts, axis=0), dtype=np.float32)
@@ -187,7 +187,7 @@ class MMAP(NeuralHead):
         self.epochs_ = EPOCHS if self.epochs is None else self.epochs
         options = replace(self.training, epochs=self.epochs_)
         self.modules_, curves, rule = [], [], "nothing"
-        for seed in range(self.seed, self.seed + self.members):
+        for seed in member_seeds(self.seed, self.members):
             torch.manual_seed(seed)
             network = self.build(self.shape_).to(data.features.device)
             assert isinstance(network, PublishedMMAP)

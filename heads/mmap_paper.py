@@ -10,12 +10,14 @@ from .engine.attention import attend
 from .engine.batch import Batch
 from .engine.dropout import SeededDropout
 from .engine.module import HeadModule, Shape, Step
+from .engine.precision import in_full_precision
 from .mmap_network import finest_view
 
 HEADS, HEAD_DIM, DROPOUT = 8, 64, 0.2
 MARGIN, SIMILARITY_WEIGHT, SIMILARITY_FROM = 0.2, 0.1, 5
 
 
+@in_full_precision
 def similarity_loss(fused: Tensor, anchor: Tensor, weight: Tensor) -> Tensor:
     """L_sim: the fused vector of a row stays near its anchor and away from those of other rows.
 

@@ -107,7 +107,7 @@ class NH2ST(NeuralHead):
         views = tuple(table.columns.values())
         if self.mode != "paper":
             return views
-        return (*views, propagation_column(table, in_tissue(table, self.rule, seed=self.seed)))
+        return (*views, propagation_column(table, in_tissue(table, self.rule, seed=self.seed)[0]))
 
     def build(self, shape: Shape) -> HeadModule:
         """Make the network."""

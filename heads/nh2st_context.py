@@ -189,13 +189,12 @@ class ContextNetwork(HeadModule):
         prediction = self.decode(fused)
         if self.gene_encoder is None:
             return Step(prediction)
-        assert batch.y is not None
+        assert batch.expression is not None
         real = batch.weight > 0
         apart = far_apart(batch.place_um, batch.same_slide, within_um=ADJACENT_UM)
         options = {"temperature": self.temperature, "negatives": apart}
-        loss = symmetric_contrast(own, self.gene_encoder(batch.y), real=real, **options)
+        loss = symmetric_contrast(own, self.gene_encoder(batch.expression[batch.rows]), real=real, **options)
         if around is not None and batch.space is not None:
-            assert batch.expression is not None
             here = batch.space.mask
             code = self.gene_encoder(batch.expression)[batch.space.position] * here[..., None]  # (b, k, d)
             mean = code.sum(1) / here.sum(1, keepdim=True).clamp_min(1)

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .engine.precision import in_full_precision
 
+
+@in_full_precision
 def published_contrast(
     image: Tensor, genes: Tensor, *, temperature: float, multiplier: float = 0.1, group: Tensor | None = None
 ) -> Tensor:
@@ -37,6 +40,7 @@ def published_contrast(
     return (loss * real).sum() / real.sum().clamp_min(1.0)
 
 
+@in_full_precision
 def symmetric_contrast(image: Tensor, genes: Tensor, *, temperature: Tensor, real: Tensor, negatives: Tensor) -> Tensor:
     """InfoNCE in both directions (van den Oord et al. 2018, as CLIP has it).
 

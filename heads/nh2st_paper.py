@@ -137,16 +137,16 @@ class PublishedNetwork(HeadModule):
 
     def step(self, batch: Batch) -> Step:
         """Prediction, and the contrast of spots and of neighbourhoods."""
-        assert batch.y is not None and batch.expression is not None and batch.space is not None
         spot = self.adapter(torch.cat(batch.own[:-1], dim=1))  # p
         prediction = self._decode(spot)
         if self.contrast == 0:
             return Step(prediction)
+        assert batch.expression is not None and batch.space is not None
         near, k = batch.space, batch.space.position.shape[1]
         where = {"position": near.position, "mask": near.mask}
         operator = batch.x[-1][batch.rows].view(-1, k, k)
         code = self.gene_encoder(batch.expression)  # (u, 512)
-        genes = self.gene_encoder(batch.y)  # g
+        genes = code[batch.rows]  # g
         around = self.image_graph(torch.cat(batch.x[:-1], dim=1), operator, **where)  # n
         around_genes = self.gene_graph(code, operator, **where)  # m
         spot_z = self.fusion(spot, genes)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .engine.dropout import SeededDropout
+from .engine.precision import in_full_precision
 
 BARRED = -1e9
 """Logit of a padded row: its probability underflows to 0, and 0 times it is 0."""
@@ -54,6 +55,7 @@ def cross_entropies(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
     return -(targets * log_p).sum(1)
 
 
+@in_full_precision
 def published_contrast(image: Tensor, spot: Tensor, valid: Tensor, *, log: bool) -> Tensor:
     """The contrast of BLEEP and, with `log`, CMRCNet: T = 1, nothing normalised, soft targets.
 
@@ -66,6 +68,7 @@ def published_contrast(image: Tensor, spot: Tensor, valid: Tensor, *, log: bool)
     return mean_of(torch.log1p(each) if log else each, valid.to(each.dtype))
 
 
+@in_full_precision
 def contrast(image: Tensor, spot: Tensor, weight: Tensor, *, temperature: Tensor, soft: bool = True) -> Tensor:
     """Symmetric cross-entropy of unit rows at a temperature; targets sum to one both ways and carry no gradient.
 
@@ -90,6 +93,7 @@ def contrast(image: Tensor, spot: Tensor, weight: Tensor, *, temperature: Tensor
     return mean_of(each, weight)
 
 
+@in_full_precision
 def log_squared_error(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     """log(1 + mean squared error) of (b, e), rows weighted."""
     return torch.log1p(mean_of((found - wanted).square().mean(1), weight))

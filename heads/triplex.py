@@ -157,7 +157,10 @@ class Triplex(NeuralHead):
         data = super()._rows(table)
         if self.mode == "paper":
             found = window(table)
-            data = replace(data, space=shuffled_within(found, table.slide, seed=self.seed) if self.shuffled else found)
+            donor = None
+            if self.shuffled:
+                found, donor = shuffled_within(found, table.slide, seed=self.seed)
+            data = replace(data, space=found, donor=donor)
         if self.shuffled:
             data = replace(data, place_um=_shuffled_places(table, seed=self.seed))
         return data

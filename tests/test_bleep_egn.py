@@ -87,7 +87,7 @@ def test_bleep_chooses_how_to_retrieve_and_learns():
 
 def test_bleep_overfits_64_spots():
     table = made_up("AB", each=1, spots=32, noise=1.0)
-    head = BLEEP(members=1, dropout=0.0, k=1, temperature=0.1, epochs=60)
+    head = BLEEP(members=1, dropout=0.0, k=1, temperature=0.1, epochs=100)
     head.training = replace(head.training, weight_decay=0.0, lr=1e-2)
     head.fit(table)
     assert mean_within_slide(head.predict(without_truth(table)), table.targets, table.slide) > 0.95

@@ -214,3 +214,18 @@ def test_pooled_scores_have_patients_where_each_fold_is_one(make_store):
     folds = {r["fold"]: r["pcc_pooled"] for r in found.records if (r["head"], r["mode"]) == ("ridge", "default")}
     assert whole["per_patient_score"] == {patient: folds[patient] for patient in "ABCDE"}
     assert whole["pcc_pooled_low"] <= whole["pcc_pooled"] <= whole["pcc_pooled_high"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("False", False), ("true", True), ("None", None), ("3", 3), ("0.5", 0.5), ("space", "space")]
+)
+def test_options_on_the_command_line_are_values_and_not_words(text, value):
+    head = Contestant("mmap", f"shuffled={text}").make(7)
+    assert head.shuffled == value
+    assert type(head.shuffled) is type(value)
+    assert head.seed == 7
+
+
+def test_a_mode_and_options_go_together():
+    head = Contestant("nh2st", "paper,epochs=3,seed=9").make(7)
+    assert (head.mode, head.epochs, head.seed) == ("paper", 3, 9)

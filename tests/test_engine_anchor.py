@@ -4,13 +4,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from tissuary.heads import make_head
 from tissuary.heads.engine.anchor import choose_gates, cross_fit_groups, fit_anchor, quarters
+from tissuary.heads.engine.batches import make_batch
+from tissuary.heads.engine.head import NeuralHead, as_unseen
 from tissuary.heads.inner import within_slide_pearson
 from tissuary.store.errors import HeadError
+from tissuary.tests.engine_rows import Linear, every
 from tissuary.tests.head_tables import made_up, unseen
+
+
+class EGNLike(NeuralHead):
+    """A head that asks for the targets of look-alikes."""
+
+    expression = True
+
+    def build(self, shape):
+        return Linear(sum(shape.dims), shape.n_genes)
 
 
 def score(prediction, test):
@@ -76,7 +89,19 @@ def test_gates_keep_what_helps_and_shut_out_noise_and_harm():
     correction[:, 0] = truth[:, 0] - base[:, 0]  # all that is missing
     correction[:, 1] = -truth[:, 1]
     correction[:, 2] = 2 * (truth[:, 2] - base[:, 2])  # overshoots: half of it is right
-    assert choose_gates(base, correction, truth, slide).tolist() == [1.0, 0.0, 0.5, 0.0]
+    patient = (slide // 2).astype(str)
+    assert choose_gates(base, correction, truth, slide, patient=patient).tolist() == [1.0, 0.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("defined", [12, 3, 2, 1])
+def test_genes_that_few_slides_define_open_no_more_gates_than_others(defined):
+    rng = np.random.default_rng(1)
+    slide = np.repeat(np.arange(12), 30)
+    truth = rng.normal(size=(360, 600))
+    truth[slide >= defined] = 0.0
+    base, noise = rng.normal(size=truth.shape), rng.normal(size=truth.shape)
+    opened = (choose_gates(base, noise, truth, slide, patient=slide.astype(str)) > 0).mean()
+    assert opened == 0 if defined < 3 else opened < 0.3
 
 
 def test_an_anchored_head_starts_from_ridge_and_adds_what_ridge_cannot_say():
@@ -102,15 +127,28 @@ def test_on_noise_the_anchor_gains_nothing():
     assert head.chosen_["gates"]["0.0"] > 0.7
 
 
-def test_what_inner_folds_hold_out_cannot_change_what_they_train():
-    """Targets of patient D are spoilt beyond measure: folds that hold D out give the same gates' predictions."""
+def test_what_a_fold_holds_out_cannot_change_its_anchor():
+    """Targets of patient D are spoilt beyond measure: penalty and residuals of a fold without D stay as they are."""
     table = made_up("ABCD")
     rows = np.flatnonzero(np.array(table.patient_ids)[table.slide] != "D")
     spoilt = table.targets.copy()
     spoilt[np.setdiff1d(np.arange(len(table)), rows)] *= 1e6
-    one = fit_anchor(table, table.features(), rows, alpha=3.0)
-    two = fit_anchor(replace(table, targets=spoilt), table.features(), rows, alpha=3.0)
+    one = fit_anchor(table, table.features(), rows)
+    two = fit_anchor(replace(table, targets=spoilt), table.features(), rows)
+    assert one.alpha == two.alpha == make_head("ridge").fit(table.select_slides(range(6))).alpha_
     np.testing.assert_array_equal(one.held_out, two.held_out)
+
+
+def test_look_alikes_of_an_anchored_head_show_their_targets_and_not_residuals_that_know_the_query():
+    table = made_up("ABCDEF", each=1, spots=50, dim=16, genes=40)
+    noise = np.random.default_rng(0).normal(size=table.targets.shape).astype(np.float32)
+    head = EGNLike(neighbours="feature", anchor="ridge", epochs=0, members=1).fit(replace(table, targets=noise))
+    data = head._reference_rows
+    shown = make_batch(as_unseen(data), every(data)).expression
+    spread = head.spread_
+    near = data.feature.index
+    rows = torch.unique(torch.from_numpy(near[data.feature.mask]))
+    np.testing.assert_allclose(shown[len(data) :].numpy() * spread, noise[rows], atol=1e-5)
 
 
 def test_few_slides_take_half_of_the_correction():

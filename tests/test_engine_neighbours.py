@@ -28,7 +28,8 @@ def with_neighbours(table, train=None, **rule):
     train = np.arange(len(table)) if train is None else train
     chosen = replace(RULE, **rule)
     found = look_alikes(table, chosen, train=train, vectors=table.features(), seed=0)
-    return replace(row_data(table), space=in_tissue(table, chosen, seed=0), feature=found, expression=True)
+    space, donor = in_tissue(table, chosen, seed=0)
+    return replace(row_data(table), space=space, donor=donor, feature=found, expression=True)
 
 
 def test_a_step_holds_every_row_once_and_finds_all_neighbours_in_it():
@@ -55,7 +56,7 @@ def test_a_step_holds_every_row_once_and_finds_all_neighbours_in_it():
 
 def test_the_nearest_rule_puts_the_row_itself_first():
     table = made_up()
-    found = in_tissue(table, NeighbourRule(nearest=9), seed=0)
+    found, _ = in_tissue(table, NeighbourRule(nearest=9), seed=0)
     here = np.flatnonzero(table.slide == 3)
     near = here[cKDTree(table.center_um[here]).query(table.center_um[here], 9)[1]]
     np.testing.assert_array_equal(found.index[here], near)
@@ -81,10 +82,13 @@ def test_with_one_patient_look_alikes_come_from_other_slides():
 
 def test_shuffled_neighbours_are_those_of_another_row_of_the_slide():
     table = made_up()
-    plain, mixed = (in_tissue(table, replace(RULE, shuffled=s), seed=1) for s in (False, True))
+    (plain, _), (mixed, donor) = (in_tissue(table, replace(RULE, shuffled=s), seed=1) for s in (False, True))
     moved = (plain.index != mixed.index).any(1)
     assert moved.mean() > 0.9
     np.testing.assert_array_equal(table.slide[mixed.index[mixed.mask]], np.repeat(table.slide, mixed.mask.sum(1)))
+    np.testing.assert_array_equal(mixed.index, plain.index[donor])
+    around = make_batch(with_neighbours(table, shuffled=True), np.arange(40)).space
+    np.testing.assert_allclose(around.offset_um.norm(dim=2).numpy(), around.distance.numpy(), atol=1e-2)
     for one in np.unique(table.slide):
         here = table.slide == one
         assert sorted(map(tuple, plain.index[here])) == sorted(map(tuple, mixed.index[here]))

@@ -140,3 +140,12 @@ def test_members_are_checked_before_anything_is_trained(train):
     with pytest.raises(HeadError, match="density cannot be a member"):
         make_head("ensemble", members="ridge+density").fit(train)
     assert make_member("ridge:hest;pca=3", seed=4).__dict__ == {"alpha": None, "pca": 3, "mode": "hest", "seed": 4}
+
+
+def test_levels_that_are_part_of_the_targets_pass_the_weights_untouched():
+    table, (test, bare) = made_up("ABCDE", each=1, noise=2.0), unseen(made_up(), spots=100)
+    whole = replace(table, targets=table.targets + 5.0)
+    predicted = make_head("ensemble", members="ridge+knn").fit(whole).predict(bare)
+    assert predicted.mean() == pytest.approx(5.0, abs=0.15)
+    centred = make_head("ensemble", members="ridge+knn").fit(table).predict(bare)
+    assert abs(centred.mean()) < 0.15

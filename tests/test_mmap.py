@@ -35,7 +35,7 @@ def with_views(table, *keys):
 def rows_with_neighbours(table):
     """Rows that see neighbours of both kinds."""
     rule = NeighbourRule(per_ring=4, look_alikes=3)
-    data = replace(row_data(table), space=in_tissue(table, rule, seed=0), expression=True)
+    data = replace(row_data(table), space=in_tissue(table, rule, seed=0)[0], expression=True)
     found = look_alikes(table, rule, train=every(data), vectors=table.features(), seed=0)
     return replace(data, feature=found)
 
@@ -170,7 +170,7 @@ def interacting(patients, *, seed, spots=120):
         [np.stack(np.divmod(np.arange((table.slide == s).sum()), side)).T for s in np.unique(table.slide)]
     )
     table = replace(table, center_um=place * 200.0)
-    around = in_tissue(table, NeighbourRule(), seed=0)
+    around, _ = in_tissue(table, NeighbourRule(), seed=0)
     x = table.features()
     mean = (x[around.index, 1] * around.mask).sum(1) / around.mask.sum(1)
     y = (x[:, 0] * mean)[:, None] * np.array([3.0, -3.0, 2.0]) + 0.1 * np.random.default_rng(seed).normal(

@@ -52,7 +52,7 @@ def contextual(patients, *, spots=80, seed=0):
 
 def rows_with_neighbours(table, head):
     found = look_alikes(table, head.rule, train=np.arange(len(table)), vectors=table.features(), seed=0)
-    return replace(row_data(table), space=in_tissue(table, head.rule, seed=0), feature=found, expression=True)
+    return replace(row_data(table), space=in_tissue(table, head.rule, seed=0)[0], feature=found, expression=True)
 
 
 def network(table, head):
@@ -191,7 +191,7 @@ def test_adjacent_spots_of_a_slide_are_never_told_apart():
     assert apart.int().tolist() == wanted
     table = on_an_array(made_up("AB", each=1, spots=9), pitch_um=60.0)  # all within 300 um of each other
     head = NH2ST(neighbours="off", contrast=1.0)
-    batch = make_batch(row_data(table), np.flatnonzero(table.slide == 0))
+    batch = make_batch(replace(row_data(table), expression=True), np.flatnonzero(table.slide == 0))
     assert network(table, head).step(batch).extra.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -266,7 +266,7 @@ def test_an_answer_planted_in_twins_of_the_same_patient_is_not_copied():
         # Look-alikes come with an expression that nobody has learnt by heart: do predictions follow it?
         told, turned = (
             predict_rows(head.modules_, replace(as_unseen(data), reference=data))
-            for data in (replace(head._reference_rows, y=torch.from_numpy(z)) for z in (noise, -noise))
+            for data in (replace(head._reference_rows, shown=torch.from_numpy(z)) for z in (noise, -noise))
         )
         followed[name] = np.corrcoef((told - turned).ravel(), noise[found.index[:, 0]].ravel())[0, 1]
     assert followed["strangers"] > 0.8

@@ -37,7 +37,7 @@ def fitted(table, **options):
 def a_batch(table, rows, head=None):
     head = NH2ST(mode="paper") if head is None else head
     data = RowData.of(table, head.columns(table), torch.device("cpu")).with_targets(table.targets)
-    return make_batch(replace(data, space=in_tissue(table, head.rule, seed=0), expression=True), rows)
+    return make_batch(replace(data, space=in_tissue(table, head.rule, seed=0)[0], expression=True), rows)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_operators_are_found_by_slide_and_row():
     table = made_up(spots=20)
     kept = np.flatnonzero(np.arange(len(table)) % 3 != 0)  # rows of the files with gaps between them
     some, head = table.select_rows(kept), NH2ST(mode="paper")
-    found = in_tissue(some, head.rule, seed=0)
+    found = in_tissue(some, head.rule, seed=0)[0]
     column = propagation_column(some, found)
     x = some.features()
     got = column.gather(some.slide, some.row).reshape(-1, 9, 9)
@@ -197,7 +197,7 @@ def test_the_rate_falls_by_a_tenth_at_every_quarter():
 def test_stacked_training_is_one_by_one():
     table, head = made_up("ABC", each=1, spots=12), NH2ST(mode="paper")
     data = RowData.of(table, head.columns(table), torch.device("cpu")).with_targets(table.targets)
-    data = replace(data, space=in_tissue(table, head.rule, seed=0), expression=True)
+    data = replace(data, space=in_tissue(table, head.rule, seed=0)[0], expression=True)
     shape = Shape(("v", "hypergraph"), ((12,), (81,)), 6)
 
     def runs():
@@ -220,3 +220,9 @@ def test_the_published_mode_learns_from_every_spot_alike():
     assert (len(head.modules_), head.contrast) == (1, 1.0)
     one, other = (fitted(t).predict(without_truth(table)) for t in (table, alike))
     np.testing.assert_array_equal(one, other)
+
+
+def test_it_trains_without_its_contrast():
+    table, (_, bare) = made_up(each=1), unseen(made_up())
+    head = NH2ST(mode="paper", contrast=0, epochs=1).fit(table)
+    assert np.isfinite(head.predict(bare)).all()

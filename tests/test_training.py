@@ -9,6 +9,7 @@ import torch
 from tissuary.heads.engine.batch import Batch, stacked
 from tissuary.heads.engine.batches import epoch_of, make_batch
 from tissuary.heads.engine.dropout import SeededDropout, dropout_keys, key_at
+from tissuary.heads.engine.head import member_seeds
 from tissuary.heads.engine.loss import regression_loss, slide_weights, weighted_pearson
 from tissuary.heads.engine.module import HeadModule
 from tissuary.heads.engine.stacked import train_all
@@ -173,6 +174,34 @@ def test_stacked_training_equals_one_by_one_with_other_rows_targets_seeds_and_ep
         assert not two.module.training
         for name, p in one.module.named_parameters():
             torch.testing.assert_close(p, dict(two.module.named_parameters())[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_frozen_stays_when_networks_are_stacked():
+    data = row_data()
+    runs = [Run(WithDropout(12, 6, seed), data, every(data), TrainingOptions(epochs=2), seed) for seed in (0, 1)]
+    before = [run.module.genes.bias.clone() for run in runs]
+    for run in runs:
+        run.module.genes.bias.requires_grad_(False)
+    train_all(runs, together=True)
+    for run, bias in zip(runs, before, strict=True):
+        assert torch.equal(run.module.genes.bias, bias)
+
+
+def test_heads_of_different_seeds_share_no_network():
+    seeds = [member_seeds(seed, 3) for seed in range(5)]
+    assert len({one for seed in seeds for one in seed}) == 15
+    assert member_seeds(2, 1) == seeds[2][:1]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_loss_is_taken_in_float32(half):
+    data = row_data()
+    batch = make_batch(data, np.arange(50))
+    guess = torch.randn(50, 6).to(half)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = regression_loss(guess, batch, pearson_weight=0.5)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, regression_loss(guess.float(), batch, pearson_weight=0.5))
 
 
 def test_dropout_is_seeded_unbiased_and_different_by_layer_step_and_row():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.arrays import Floats, Ints
+from ...store.arrays import Floats, Ints, Strings
 from ...store.errors import HeadError
 from ...store.table import Table
 from ..closed_form import RidgePath
@@ -16,14 +16,15 @@ from ..evaluation.metrics import mean_of_defined
 from ..evaluation.splits import inner_selection
 from ..inner import within_slide_pearson
 from ..ridge import choose_alpha
-from ..ridge_design import RidgeDesign, design_of
+from ..ridge_design import RidgeDesign
 
 ANCHORS = (None, "ridge")
 GATES = (0.0, 0.5, 1.0)
 FIXED_GATE = 0.5
 """Of every gene where there are too few training slides to choose one."""
 
-QUARTERS = 4
+FEWEST = 3
+"""Patients, or slides, that a standard error is taken over."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,27 @@ def checked_anchor(anchor: str | None) -> str | None:
     return anchor
 
 
-def alpha_of(table: Table) -> float:
-    """The penalty that `ridge` chooses on the same training table."""
-    y, design = training_arrays(table)[0], design_of(table)
-    return choose_alpha(design, design.cross(y), y, table=table)[0]
-
-
-def fit_anchor(table: Table, x: NDArray[np.float32], rows: Ints, *, alpha: float) -> Anchor:
-    """Ridge on some rows of a training table, and cross-fitted predictions of the same rows.
+def fit_anchor(table: Table, x: NDArray[np.float32], rows: Ints, *, alpha: float | None = None) -> Anchor:
+    """Ridge on whole slides of a training table, and cross-fitted predictions of the same rows.
 
     Parameters
     ----------
     x
         (n, d) features of all rows of the table.
+    rows
+        All rows of some of its slides, ascending: what is chosen or fitted looks at no other.
     alpha
-        Penalty of all fits.
+        Penalty of all fits; where None, what `ridge` would choose on these rows.
     """
     y, weights = training_arrays(table)
     groups, group = cross_fit_groups(table, rows)
     design = RidgeDesign(x[rows], weights[rows], group)
     cross = design.cross(y[rows])
+    if groups == "blocks":
+        alpha = float(x.shape[1]) if alpha is None else alpha
+    else:
+        some = table.select_slides(np.unique(table.slide[rows]).tolist())
+        alpha = choose_alpha(design, cross, y[rows], table=some, alpha=alpha)[0]
     return Anchor(design.path(cross), alpha, design.held_out(cross, alpha), groups)
 
 
@@ -114,25 +116,30 @@ def quarters(center_um: Floats) -> Ints:
     return quarter
 
 
-def choose_gates(base: Floats, correction: Floats, truth: Floats, slide: Ints) -> Floats:
+def choose_gates(base: Floats, correction: Floats, truth: Floats, slide: Ints, *, patient: Strings) -> Floats:
     """How much of a network's correction each gene keeps, (g,): 0, 0.5 or 1.
 
-    The gate of highest mean within-slide Pearson over held-out slides, unless it gains less over 0 than the standard
-    error of that gain: a gate that noise opens costs accuracy on every slide to come.
+    The gate of highest mean within-slide Pearson over held-out patients (slides where patients are fewer than three),
+    unless it gains less over 0 than the standard error of that gain, or the gene is defined for fewer than three of
+    them: a gate that noise opens costs accuracy on every slide to come.
 
     Parameters
     ----------
     base, correction, truth
         (n, g) of held-out rows.
-    slide
+    slide, patient
         (n,).
     """
     scores = np.stack([within_slide_pearson(base + gate * correction, truth, slide) for gate in GATES])  # (3, s, g)
-    gain = scores - scores[:1]
-    mean = np.nan_to_num(np.stack([mean_of_defined(one.T) for one in gain]))  # (3, g)
-    defined = np.maximum(np.isfinite(gain).sum(axis=1), 1)  # (3, g)
-    spread = np.where(np.isfinite(gain), gain, mean[:, None]).std(axis=1)
-    error = spread / np.sqrt(np.maximum(defined - 1, 1))
-    kept = np.where(mean > error, mean, 0.0)
+    of_slide = np.array([patient[slide == one][0] for one in np.unique(slide)])
+    unit = of_slide if len(np.unique(of_slide)) >= FEWEST else np.arange(len(of_slide))
+    by_slide = scores - scores[:1]
+    gain = np.stack([mean_of_defined(by_slide[:, unit == one].swapaxes(1, 2)) for one in np.unique(unit)])  # (u, 3, g)
+    known = np.isfinite(gain)
+    n = known.sum(axis=0)  # (3, g)
+    mean = np.where(known, gain, 0.0).sum(axis=0) / np.maximum(n, 1)
+    squares = np.where(known, gain - mean, 0.0) ** 2
+    error = np.sqrt(squares.sum(axis=0) / np.maximum(n * (n - 1), 1))
+    kept = np.where((n >= FEWEST) & (mean > error), mean, 0.0)
     gates: Floats = np.array(GATES)[np.argmax(kept, axis=0)]
     return gates

@@ -103,16 +103,17 @@ def _union(
 
 def _expression(data: RowData, rows: Ints) -> torch.Tensor | None:
     """Targets of rows where batches show them and they are known."""
-    if not data.expression or data.y is None:
+    if not data.expression or data.shown is None:
         return None
-    return data.y[torch.from_numpy(rows).to(data.y.device)]
+    return data.shown[torch.from_numpy(rows).to(data.shown.device)]
 
 
 def _around(data: RowData, found: Neighbourhood, rows: Ints, position: NDArray[np.int64], *, in_tissue: bool) -> Around:
     mask = found.mask[rows]
     offset = np.zeros((*mask.shape, 2), dtype=np.float32)
     if in_tissue:
-        offset[mask] = (data.place_um[found.index[rows]] - data.place_um[rows][:, None])[mask]
+        centre = data.place_um[rows if data.donor is None else data.donor[rows]]
+        offset[mask] = (data.place_um[found.index[rows]] - centre[:, None])[mask]
     distance = np.where(mask, found.distance[rows], 0.0).astype(np.float32)
     device = data.features.device
     return Around(*(torch.from_numpy(part).to(device) for part in (position, mask, offset, distance)))

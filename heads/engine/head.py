@@ -16,9 +16,9 @@ from ...store.feature_column import FeatureColumn
 from ...store.table import Table
 from ..contract import training_arrays
 from ..principal import gene_spread
-from .anchor import FIXED_GATE, Anchor, alpha_of, checked_anchor, choose_gates, fit_anchor
+from .anchor import FIXED_GATE, Anchor, checked_anchor, choose_gates, fit_anchor
 from .module import HeadModule, Shape, start_at_zero
-from .neighbourhoods import NeighbourRule, in_tissue, kinds_of, look_alikes
+from .neighbourhoods import NeighbourRule, groups_of, in_tissue, kinds_of, look_alikes
 from .predicting import predict_rows
 from .rows import RowData
 from .selection import EPOCHS, choose_epochs
@@ -137,7 +137,8 @@ class NeuralHead:
         self.epochs_, self.chosen_ = choice.epochs, choice.told
         every = np.arange(len(table))
         data, self.anchor_ = learner.view(every)
-        runs = [self._run(learner, data, every, epochs=self.epochs_, seed=self.seed + i) for i in range(self.members)]
+        seeds = member_seeds(self.seed, self.members)
+        runs = [self._run(learner, data, every, epochs=self.epochs_, seed=seed) for seed in seeds]
         self.loss_curve_ = tuple(train_all(runs))
         self.modules_ = [run.module for run in runs]
         self.finish(data)
@@ -174,8 +175,10 @@ class NeuralHead:
         device = device_of(self.device)
         data = RowData.of(table, self.columns(table), device)
         in_space, _ = kinds_of(self.neighbours)
-        space = in_tissue(table, self.rule, seed=self.seed) if in_space else None
-        return replace(data, space=space, expression=self.expression)
+        if in_space:
+            space, donor = in_tissue(table, self.rule, seed=self.seed)
+            data = replace(data, space=space, donor=donor)
+        return replace(data, expression=self.expression)
 
     def _run(self, learner: _Learner, data: RowData, rows: Ints, *, epochs: int, seed: int) -> Run:
         torch.manual_seed(seed)
@@ -190,7 +193,7 @@ class NeuralHead:
         """Predictions of every fold's held-out rows by every candidate, anchor included."""
         views = [learner.view(rows) for rows, _ in folds]
         runs = [
-            self._run(learner, data, rows, epochs=epochs, seed=self.seed)
+            self._run(learner, data, rows, epochs=epochs, seed=member_seeds(self.seed, 1)[0])
             for (rows, _), (data, _) in zip(folds, views, strict=True)
             for epochs in tried
         ]
@@ -209,7 +212,9 @@ class NeuralHead:
             self.gate_ = np.full(learner.y.shape[1], FIXED_GATE)
         else:
             base = learner.inner_base[held]
-            self.gate_ = choose_gates(base, prediction - base, learner.y[held], learner.table.slide[held])
+            patient = groups_of(learner.table, "patient")[held]
+            slide = learner.table.slide[held]
+            self.gate_ = choose_gates(base, prediction - base, learner.y[held], slide, patient=patient)
         assert self.anchor_ is not None
         shares = {str(gate): float((self.gate_ == gate).mean()) for gate in (0.0, 0.5, 1.0)}
         self.chosen_ |= {"anchor_alpha": self.anchor_.alpha, "cross_fit": self.anchor_.groups, "gates": shares}
@@ -225,7 +230,6 @@ class _Learner:
     x: NDArray[np.float32]
     base: RowData
     shape: Shape
-    alpha: float
     inner_base: Floats
 
     @classmethod
@@ -236,8 +240,7 @@ class _Learner:
         columns = head.columns(table)
         shape = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
         x = table.features() if anchored or wanted[1] else np.empty((len(table), 0), dtype=np.float32)
-        alpha = alpha_of(table) if anchored else 0.0
-        return cls(head, table, y, x, head._rows(table), shape, alpha, np.zeros(y.shape))
+        return cls(head, table, y, x, head._rows(table), shape, np.zeros(y.shape))
 
     def view(self, rows: Ints) -> tuple[RowData, Anchor | None]:
         """What a training on some rows sees: their look-alikes among themselves, and what their anchor leaves."""
@@ -246,15 +249,21 @@ class _Learner:
             found = look_alikes(self.table, self.head.rule, train=rows, vectors=self.x, seed=self.head.seed)
             data = replace(data, feature=found)
         if self.head.anchor is not None:
-            anchor = fit_anchor(self.table, self.x, rows, alpha=self.alpha)
+            anchor = fit_anchor(self.table, self.x, rows)
             y = y.copy()
             y[rows] -= anchor.held_out
-        return data.with_targets(y / self.head.spread_), anchor
+        # A look-alike shows its targets, not what its anchor leaves: that anchor was fitted on the query's targets.
+        return data.with_targets(y / self.head.spread_, shown=self.y / self.head.spread_), anchor
 
 
 def as_unseen(data: RowData) -> RowData:
     """Rows as at prediction: their own targets out of sight, those of look-alikes in training rows still shown."""
-    return replace(data, y=None, reference=None if data.feature is None else data)
+    return replace(data, y=None, shown=None, reference=None if data.feature is None else data)
+
+
+def member_seeds(seed: int, members: int) -> tuple[int, ...]:
+    """Seeds of the networks of a head: two heads of different seeds share none, so that they are repeats."""
+    return tuple(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(members))
 
 
 def device_of(name: str) -> torch.device:

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from .batch import Batch
+from .precision import in_full_precision
 
 EPSILON = 1e-6
 
 
+@in_full_precision
 def regression_loss(prediction: Tensor, batch: Batch, *, pearson_weight: float) -> Tensor:
     """Loss of the rows of a step, slide by slide; each slide counts by its share.
 

@@ -52,8 +52,8 @@ def kinds_of(neighbours: str) -> tuple[bool, bool]:
     return neighbours in ("space", "both"), neighbours in ("feature", "both")
 
 
-def in_tissue(table: Table, rule: NeighbourRule, *, seed: int) -> Neighbourhood:
-    """Neighbours of every row on its own slide, as rows of the table."""
+def in_tissue(table: Table, rule: NeighbourRule, *, seed: int) -> tuple[Neighbourhood, Ints | None]:
+    """Neighbours of every row on its own slide, as rows of the table; and where shuffled the row they belong to."""
     places = table.places
     if rule.nearest:
         found = places.nearest(rule.nearest - 1, self_included=False)
@@ -65,7 +65,7 @@ def in_tissue(table: Table, rule: NeighbourRule, *, seed: int) -> Neighbourhood:
         )
     else:
         found = places.rings(rule.edges_um, rule.per_ring)
-    return shuffled_within(found, table.slide, seed=seed) if rule.shuffled else found
+    return shuffled_within(found, table.slide, seed=seed) if rule.shuffled else (found, None)
 
 
 def look_alikes(
@@ -107,7 +107,7 @@ def look_alikes(
         query_group=groups_of(asked, who),
     )
     kept = Neighbourhood.where(found.mask, train[found.index], found.distance)
-    return shuffled_within(kept, asked.slide, seed=seed) if rule.shuffled else kept
+    return shuffled_within(kept, asked.slide, seed=seed)[0] if rule.shuffled else kept
 
 
 def apart(table: Table, train: Ints) -> str:
@@ -120,13 +120,13 @@ def groups_of(table: Table, who: str) -> Strings:
     return np.array(table.patient_ids if who == "patient" else table.slide_ids, dtype=np.str_)[table.slide]
 
 
-def shuffled_within(found: Neighbourhood, slide: Ints, *, seed: int) -> Neighbourhood:
-    """Every row gets what another row of its slide had."""
+def shuffled_within(found: Neighbourhood, slide: Ints, *, seed: int) -> tuple[Neighbourhood, Ints]:
+    """Every row gets what another row of its slide had; and (n,) which row that is."""
     rng, order = np.random.default_rng(seed), np.arange(len(slide))
     for one in np.unique(slide):
         rows = np.flatnonzero(slide == one)
         order[rows] = rng.permutation(rows)
-    return Neighbourhood(*(part[order] for part in _parts(found)))
+    return Neighbourhood(*(part[order] for part in _parts(found))), order
 
 
 def _parts(found: Neighbourhood) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

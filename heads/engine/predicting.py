@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...store.arrays import Ints
 from .batches import make_batch
 from .module import HeadModule
+from .precision import half_precision
 from .rows import RowData
-from .training import half_precision
 
 BLOCK = 2048
 

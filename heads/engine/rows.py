@@ -79,12 +79,17 @@ class RowData:
         (n,).
     y
         (n, g) targets; None in prediction.
+    shown
+        (n, g) targets as batches show them of training rows: where a head learns what its anchor leaves, the whole
+        of them. None in prediction.
     space, feature
         Neighbours of every row; `feature` counts rows of `reference`.
     reference
         Training rows that look-alikes come from; the rows themselves where None.
     expression
         Whether batches show the targets of training rows.
+    donor
+        (n,) row whose neighbours in tissue a row has, where they were shuffled; itself where None.
     """
 
     features: FeatureRows
@@ -96,6 +101,8 @@ class RowData:
     feature: Neighbourhood | None = None
     reference: RowData | None = None
     expression: bool = False
+    shown: Tensor | None = None
+    donor: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.slide)
@@ -111,9 +118,12 @@ class RowData:
             weight=torch.from_numpy(weights).to(device),
         )
 
-    def with_targets(self, y: Floats) -> RowData:
-        """The same rows with targets (n, g)."""
-        return replace(self, y=torch.from_numpy(np.asarray(y, dtype=np.float32)).to(self.features.device))
+    def with_targets(self, y: Floats, *, shown: Floats | None = None) -> RowData:
+        """The same rows with targets (n, g), and with those that batches show; the same where not given."""
+        device = self.features.device
+        targets = torch.from_numpy(np.asarray(y, dtype=np.float32)).to(device)
+        seen = targets if shown is None else torch.from_numpy(np.asarray(shown, dtype=np.float32)).to(device)
+        return replace(self, y=targets, shown=seen)
 
 
 def _memory(device: torch.device) -> int:

@@ -102,7 +102,7 @@ def _set(head: Any, learnt: dict[str, Any]) -> None:
 def _networks(head: NeuralHead) -> dict[str, Any]:
     """What a neural head has learnt beside plain values; an anchor's cross-fitted training rows are left out."""
     rows, reference, anchor = head._reference_rows, head.reference_, head.anchor_
-    targets = None if rows is None or rows.y is None else rows.y.cpu().numpy()
+    targets = None if rows is None or rows.shown is None else rows.shown.cpu().numpy()
     if reference is not None:
         used = {column.key for column in head.columns(reference)}
         tokens = {key: column for key, column in reference.token_columns.items() if key in used}

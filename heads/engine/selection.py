@@ -64,7 +64,10 @@ def choose_epochs(
     if epochs is None and len(candidates) == 1:  # nothing to choose
         epochs = candidates[0]
     rule, folds = inner_folds(table)
-    given: dict[str, Any] = {"epochs": FIXED_EPOCHS if epochs is None else epochs, "selection": "fixed" if epochs is None else "given"}
+    given: dict[str, Any] = {
+        "epochs": FIXED_EPOCHS if epochs is None else epochs,
+        "selection": "fixed" if epochs is None else "given",
+    }
     if rule == "fixed" or (epochs is not None and not held_needed):
         return Choice(given["epochs"], given)
     folds = merge_folds(folds, MOST_INNER_FOLDS)

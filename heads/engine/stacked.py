@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 from .batch import Batch, stacked
 from .dropout import dropout_keys, key_at
 from .module import HeadModule
-from .training import Run, half_precision, loss_of, train
+from .precision import half_precision
+from .training import Run, loss_of, train
 
 Parameters = dict[str, Tensor]
 
@@ -53,7 +54,8 @@ def _train_stacked(runs: Sequence[Run]) -> list[tuple[float, ...]]:
     options = runs[0].options
     wrapped = [_Loss(run.module, options.pearson_weight) for run in runs]
     parameters, buffers = stack_module_state(wrapped)
-    parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    learnt = {name for name, p in wrapped[0].named_parameters() if p.requires_grad}
+    parameters = {name: p.detach().requires_grad_(name in learnt) for name, p in parameters.items()}
     skeleton = copy.deepcopy(wrapped[0]).to("meta").train()
     keys = [dropout_keys(one, seed=run.seed) for one, run in zip(wrapped, runs, strict=True)]
 

@@ -16,6 +16,7 @@ from .batches import epoch_of, make_batch, steps_in_epoch
 from .dropout import dropout_keys, key_at
 from .loss import regression_loss
 from .module import HeadModule
+from .precision import half_precision
 from .rows import RowData
 
 
@@ -152,12 +153,6 @@ def follow(average: nn.Module, module: nn.Module, *, decay: float) -> None:
     with torch.no_grad():
         for mean, now in zip(average.parameters(), module.parameters(), strict=True):
             mean.lerp_(now, 1.0 - decay)
-
-
-def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 for the matrix products where a GPU has it; elsewhere everything stays float32."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
 
 
 def with_epochs(run: Run, epochs: int) -> Run:

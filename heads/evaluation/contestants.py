@@ -13,6 +13,7 @@ from ..registry import HEADS, HeadEntry, make_head, resolve_heads
 from .protocol_record import Protocol
 
 DEFAULT = "default"
+WORDS = ("true", "false", "null")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ def contestants(names: Sequence[str], protocol: Protocol) -> tuple[Contestant, .
 
 
 def _value(text: str) -> object:
-    """An option's value as JSON reads it, else the word itself."""
+    """An option's value as JSON reads it (True, False and None in any case), else the word itself."""
     try:
-        return json.loads(text)
+        return json.loads({"none": "null"}.get(text.lower(), text.lower() if text.lower() in WORDS else text))
     except ValueError:
         return text
 

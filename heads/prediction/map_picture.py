@@ -11,6 +11,7 @@ import numpy as np
 from ...store.arrays import Floats
 from ...store.atomic import atomic_path
 from ..evaluation.report_plots import COLOUR_MAP, INK, NO_VALUE_COLOUR, colour_range, scale_bar_um
+from .marks import mark_of
 from .slide_map import SlideMap
 
 PANEL_INCH, BAR_INCH, TITLE_INCH, GAP_INCH, EDGE_INCH = 4.6, 0.62, 0.42, 0.15, 0.12
@@ -88,7 +89,8 @@ def _write(
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         # Without the software's name a map has the same bytes under every release of matplotlib's metadata.
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        words = {"Software": None, **mark_of(slide)}
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata=words)
 
 
 def _panels(field: _Field, *, beside: bool) -> tuple[Any, list[Any]]:

@@ -15,6 +15,7 @@ from ...store.lock import slide_lock
 from ...store.store import Store
 from .blocks import BLOCK_ROWS
 from .map_picture import write_familiarity_map, write_gene_map
+from .marks import mark_of, read_mark
 from .qupath import write_qupath
 from .run import Run, load_run
 from .slide_map import SlideMap, read_slide_map
@@ -199,13 +200,13 @@ def _one(
 
 
 def _drawn(slide: SlideMap, out: Path, *, options: PredictOptions, anew: bool) -> list[Path]:
-    """Write pictures and GeoJSON that are not there, or are to be written anew."""
+    """Write pictures and GeoJSON that are not there, show another prediction, or are to be written anew."""
     if not len(slide.center_px):
         return []
-    files = []
+    files, mark = [], mark_of(slide)
     pictures = {out / f"{slide.slide_id}.{_file_word(gene)}.png": gene for gene in slide.values}
     for path, gene in pictures.items() if options.pictures else ():
-        if anew or not path.exists():
+        if anew or read_mark(path) != mark:
             write_gene_map(path, slide, gene)
             files.append(path)
     others = (
@@ -213,7 +214,7 @@ def _drawn(slide: SlideMap, out: Path, *, options: PredictOptions, anew: bool) -
         (options.geojson, out / f"{slide.slide_id}.geojson", write_qupath),
     )
     for wanted, path, write in others:
-        if wanted and (anew or not path.exists()):
+        if wanted and (anew or read_mark(path) != mark):
             write(path, slide)
             files.append(path)
     return files

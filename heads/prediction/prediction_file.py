@@ -93,6 +93,7 @@ def write_prediction(
     *,
     unfamiliar: Callable[[Floats], NDArray[np.float32]],
     identity: dict[str, Any],
+    how: dict[str, Any],
 ) -> None:
     """Write AnnData without holding its values.
 
@@ -105,6 +106,8 @@ def write_prediction(
         Values (stop - start, g + 1) of rows from `start` to `stop`: genes, then the distance.
     unfamiliar
         From distances to the share of training rows that lie nearer.
+    identity, how
+        What the values depend on, and with what they were computed (`made_how`).
     """
     try:
         import h5py
@@ -114,7 +117,7 @@ def write_prediction(
     n, width = len(facts.patches), len(facts.genes)
     steps = [(start, min(start + STEP, n)) for start in range(0, n, STEP)]
     distance = np.concatenate([np.empty(0, np.float32), *(read(*step)[:, width] for step in steps)])
-    adata = _without_values(facts, distance, unfamiliar(distance), identity)
+    adata = _without_values(facts, distance, unfamiliar(distance), _words(facts, identity, how))
     with atomic_path(path, once=True) as temporary:
         adata.write_h5ad(temporary)
         with h5py.File(temporary, "r+") as file:
@@ -126,7 +129,7 @@ def write_prediction(
 
 
 def _without_values(
-    facts: PredictionFacts, distance: Floats, unfamiliar: NDArray[np.float32], identity: dict[str, Any]
+    facts: PredictionFacts, distance: Floats, unfamiliar: NDArray[np.float32], words: dict[str, Any]
 ) -> Any:
     try:
         import anndata
@@ -142,11 +145,11 @@ def _without_values(
         obs=rows,
         var=pandas.DataFrame(index=pandas.Index(np.array(facts.genes, dtype=object), name="gene")),
         obsm={"spatial": np.asarray(facts.patches.center_px, dtype=np.float64)},
-        uns={"tissuary": _words(facts, identity), "spatial": {facts.slide.slide_id: _scanpy(facts)}},
+        uns={"tissuary": words, "spatial": {facts.slide.slide_id: _scanpy(facts)}},
     )
 
 
-def _words(facts: PredictionFacts, identity: dict[str, Any]) -> dict[str, Any]:
+def _words(facts: PredictionFacts, identity: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]:
     slide = facts.slide
     return {
         "encoding-type": PREDICTION_TYPE,
@@ -163,6 +166,7 @@ def _words(facts: PredictionFacts, identity: dict[str, Any]) -> dict[str, Any]:
         "run": facts.run,
         "fingerprints": facts.fingerprints,
         "distance": {"nearest": NEAREST, "apart": facts.apart, "flagged_above": FLAGGED},
+        "computed": how,
         "identity": json.dumps(identity, sort_keys=True),
     }
 

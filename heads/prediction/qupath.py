@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...store.atomic import atomic_path
+from .marks import mark_of
 from .slide_map import SlideMap
 
 OBJECTS = {"square": "tile", "circle": "detection"}
@@ -36,7 +37,9 @@ def write_qupath(path: Path, slide: SlideMap) -> None:
     """
     outline = slide.shape.outline() / slide.mpp
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [\n')
+        # The mark on the first line, where `read_mark` looks; readers pass over members that they do not know.
+        head = json.dumps({"type": "FeatureCollection", **mark_of(slide), "features": []})
+        file.write(head.removesuffix("]}") + "\n")
         for row in range(len(slide.center_px)):
             file.write(",\n" if row else "")
             file.write(json.dumps(_feature(slide, row, outline), allow_nan=False))

@@ -31,6 +31,8 @@ class SlideMap:
         (n,) of each row; see `Familiarity`.
     target
         What is predicted, such as `log1p-cp10k`.
+    identity
+        What the values depend on, as JSON.
     thumbnail
         (h, w, 3) of the whole slide, or None.
     """
@@ -39,6 +41,7 @@ class SlideMap:
     run_id: str
     head: str
     target: str
+    identity: str
     width_px: int
     height_px: int
     mpp: float
@@ -99,6 +102,7 @@ def _read(file: Any, path: Path, genes: Sequence[str]) -> SlideMap:
         run_id=_word(about["run"], "id"),
         head=_word(about["run"], "head"),
         target=_word(about["run"], "target"),
+        identity=_word(about, "identity"),
         width_px=int(about["width"][()]),
         height_px=int(about["height"][()]),
         mpp=float(about["mpp"][()]),

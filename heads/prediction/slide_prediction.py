@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...store.arrays import Ints
@@ -22,6 +21,8 @@ from ...store.table import Table
 from .block_file import BlockFile
 from .block_rows import rows_in_memory, standardised_as
 from .blocks import BLOCK_ROWS, spatial_blocks, with_rim
+from .made_how import made_how
+from .marks import remove_shown
 from .prediction_file import PredictionFacts, prediction_facts, read_identity, write_prediction
 from .run import Run
 
@@ -86,7 +87,7 @@ def predict_slide(
     device: str = "cpu",
     progress: RowsDone | None = None,
 ) -> bool:
-    """Write a slide's prediction, going on where a killed job left it.
+    """Write a slide's prediction, going on where a killed job left it; pictures of an earlier one are removed.
 
     Parameters
     ----------
@@ -122,12 +123,16 @@ def predict_slide(
         distance = search.distance_of(run.familiarity.scaled(raw), own)
         return np.concatenate([predicted, distance[:, None]], axis=1)
 
-    how = {"block_rows": block_rows, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    rows = BlockFile(path, blocks, width=len(run.saved.panel) + 1, identity={**plan.identity, **how})
+    how = made_how(run.saved.head, search=type(search.index).__name__)
+    began = {**plan.identity, **how, "block_rows": block_rows}
+    rows = BlockFile(path, blocks, width=len(run.saved.panel) + 1, identity=began)
     whole = False
     try:
         rows.fill(compute, lambda done: None if progress is None else progress(done, len(table)))
-        write_prediction(path, plan.facts, rows.read, unfamiliar=run.familiarity.unfamiliar, identity=plan.identity)
+        remove_shown(path.parent, plan.slide_id)  # never beside maps of another prediction
+        write_prediction(
+            path, plan.facts, rows.read, unfamiliar=run.familiarity.unfamiliar, identity=plan.identity, how=how
+        )
         whole = True
     finally:
         rows.close(remove=whole)
