@@ -27,9 +27,10 @@ from ..heads.engine.attention import attend, attention_backend
 from ..heads.engine.batch import Batch
 from ..heads.engine.head import NeuralHead, device_of
 from ..heads.engine.module import HeadModule, Shape
+from ..heads.engine.precision import half_precision
 from ..heads.engine.rows import RowData
 from ..heads.engine.stacked import train_all
-from ..heads.engine.training import Run, half_precision, loss_of, train
+from ..heads.engine.training import Run, loss_of, train
 from ..heads.ridge_design import forget_design
 from ..store.errors import MissingDependencyError, TissuaryError
 from ..store.table import Table

@@ -108,7 +108,7 @@ class Ensemble:
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel), the weighted sum of the members."""
         predicted = np.stack([head.predict(table) for head in self.members_]).astype(np.float64)
-        return (self.level_ + combined(predicted, self.weights_)).astype(np.float32)
+        return np.asarray(self.level_ + combined(predicted, self.weights_), dtype=np.float32)
 
     def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
         """Features that members see: those of the table, and the tokens of members that read tokens."""

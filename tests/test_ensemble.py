@@ -143,7 +143,7 @@ def test_members_are_checked_before_anything_is_trained(train):
 
 
 def test_levels_that_are_part_of_the_targets_pass_the_weights_untouched():
-    table, (test, bare) = made_up("ABCDE", each=1, noise=2.0), unseen(made_up(), spots=100)
+    table, (_, bare) = made_up("ABCDE", each=1, noise=2.0), unseen(made_up(), spots=100)
     whole = replace(table, targets=table.targets + 5.0)
     predicted = make_head("ensemble", members="ridge+knn").fit(whole).predict(bare)
     assert predicted.mean() == pytest.approx(5.0, abs=0.15)
