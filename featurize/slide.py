@@ -123,11 +123,10 @@ def open_slide(path: Path) -> Slide:
     """Open an image, choosing the reader by the file's content and not by its ending.
 
     - Aperio: OpenSlide for what the file says, its tiles directly where that gives the same pixels.
-    - Other scanner formats that OpenSlide knows: OpenSlide. Those that are tiled TIFF underneath (Philips, Leica,
-      Ventana, Hamamatsu) have tiles left out, overlapping tiles and areas placed apart, which OpenSlide puts together.
-    - Every other TIFF, OME and plain pyramids included: tifffile. OpenSlide would read those that are tiled too, but
-      it overlooks pyramids kept in SubIFDs and the OME scale, and it interpolates where a level's downsample is not
-      a whole number.
+    - Other scanner formats: OpenSlide, which puts together tiles that overlap, are left out or placed apart (Philips,
+      Leica, Ventana, Hamamatsu).
+    - Every other TIFF, OME and plain pyramids included: tifffile. OpenSlide overlooks pyramids in SubIFDs and the OME
+      scale, and interpolates where a level's downsample is no whole number.
     - JPEG and PNG: decoded whole, with a pyramid in memory. Their dpi never become um/px.
     - HDF5 of patches that were cut already, and folders of OME-Zarr, as in SpatialData.
 
@@ -167,8 +166,8 @@ def open_slide(path: Path) -> Slide:
 
         return open_photo(path)
     msg = (
-        f"image {path} ({size_bytes} bytes) is no format that OpenSlide or tifffile knows, and no JPEG or "
-        "PNG: it is damaged or of another kind; convert it to a pyramidal TIFF"
+        f"image {path} ({size_bytes} bytes) is no format that OpenSlide or tifffile knows, and no JPEG or PNG: it is "
+        "damaged or of another kind; convert it to a pyramidal TIFF"
     )
     raise SlideError(msg)
 
@@ -177,8 +176,8 @@ def _head(path: Path) -> tuple[bytes, int]:
     """First bytes of a file, and how many there are in all."""
     try:
         # Even asking raises, where the name is too long or a folder above may not be entered.
-        is_file, is_folder = path.is_file(), path.is_dir()
-        if is_file:
+        is_folder = path.is_dir()
+        if path.is_file():
             with path.open("rb") as file:
                 return file.read(8), path.stat().st_size
     except OSError as error:
@@ -190,10 +189,9 @@ def _head(path: Path) -> tuple[bytes, int]:
 
 def unreadable(path: Path, error: OSError) -> SlideError:
     """The error of an image that the file system does not give."""
-    return SlideError(
-        f"image {path} cannot be read ({error.strerror or error}): correct the path in the source or manifest, or the "
-        "permission to read it"
-    )
+    cause = error.strerror or error
+    mend = "correct the path in the source or manifest, or the permission to read it"
+    return SlideError(f"image {path} cannot be read ({cause}): {mend}")
 
 
 def check_region(
@@ -245,9 +243,7 @@ def tile_box(slide: Slide, tile: tuple[int, int, int], path: Path) -> tuple[int,
 
 def on_white(pixels: Pixels) -> Pixels:
     """Lay straight-alpha pixels (h, w, 4) on white: (h, w, 3)."""
-    alpha = pixels[..., 3:]
-    if (alpha == 255).all():
+    if (pixels[..., 3:] == 255).all():
         return np.ascontiguousarray(pixels[..., :3])
-    weight = alpha.astype(np.uint16)
-    mixed = (pixels[..., :3] * weight + 255 * (255 - weight) + 127) // 255
-    return mixed.astype(np.uint8)
+    weight = pixels[..., 3:].astype(np.uint16)
+    return ((pixels[..., :3] * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)

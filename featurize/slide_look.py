@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..store.arrays import Bools, Pixels
-from ..store.errors import CohortError, ScaleError
+from ..store.errors import CohortError
 from ..store.naming import SPOTS
 from ..store.patch_file import Patches
 from .cohort import Measured, Sample, Spots, check_spots_inside
@@ -100,12 +100,11 @@ def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders
 def _scale(sample: Sample, slide: Slide, spots: Spots | None, *, declared_mpp: float | None) -> Scale:
     pitch_px = None
     declared = sample.mpp or declared_mpp or slide.metadata_mpp
-    if sample.pitch_um is not None and spots is not None and spots.array is not None:
-        try:
-            pitch_px = spot_pitch_px(spots.center_px, spots.array)
-        except ScaleError:
-            if declared is None:  # a slide of one spot has no pitch, but its scale may be known all the same
-                raise
+    array = None if spots is None or sample.pitch_um is None else spots.array
+    # A slide of one spot has no pitch, but its scale may be known all the same. Spots that do not follow their array
+    # are refused whatever is known: like scales that contradict one another, they say that rows were mixed up.
+    if spots is not None and array is not None and (declared is None or (array != array[:1]).any()):
+        pitch_px = spot_pitch_px(spots.center_px, array)
     return resolve_scale(
         sample.slide_id,
         manifest=sample.mpp,

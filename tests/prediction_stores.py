@@ -14,8 +14,10 @@ KEY, MPP, DIM, GENES = "toy@20x", 0.5, 6, 12
 GRID = "grid-112um"
 
 
-def add_slide(root, slide_id, *, patient="A", n=36, seed=0, shift=0.0, patches="spots", fingerprint="print", key=KEY):
-    """A slide with features; with counts that follow them where its patches are spots; a square array."""
+def add_slide(
+    root, slide_id, *, patient="A", n=36, seed=0, shift=0.0, patches="spots", fingerprint="print", key=KEY, empty=()
+):
+    """A slide with features; with counts that follow them where its patches are spots, none in rows `empty`."""
     rng = np.random.default_rng(seed)
     side, step_um = max(1, int(np.ceil(np.sqrt(n)))), 200.0 if patches == "spots" else 112.0
     cells = np.stack(np.divmod(np.arange(n), side), axis=1).astype(np.int32)
@@ -41,6 +43,7 @@ def add_slide(root, slide_id, *, patient="A", n=36, seed=0, shift=0.0, patches="
         loading = np.random.default_rng(9).normal(size=(2, GENES))
         share = np.exp(x[:, :2] @ loading * 0.4 + np.arange(GENES) / 6)
         counts = rng.poisson(rng.lognormal(7, 0.5, size=(n, 1)) * share / share.sum(1, keepdims=True))
+        counts[list(empty)] = 0
         genes = np.array([f"gene{g}" for g in range(GENES)], dtype=np.str_)
         expression = Expression(csr_matrix(counts.astype(np.float32)), genes, place.barcode)
         write_expression(expression_path(root, slide_id), expression, place, slide_id=slide_id)

@@ -9,12 +9,14 @@ from tissuary.featurize.cohort import Cohort, Sample, load_cohort
 from tissuary.featurize.gaps import announce, gap_table, gaps_of
 from tissuary.featurize.options import FeaturizeOptions
 from tissuary.featurize.pipeline import featurize
+from tissuary.featurize.slide import open_slide
+from tissuary.featurize.slide_look import look_at
 from tissuary.store import Store
-from tissuary.store.errors import CohortError
+from tissuary.store.errors import CohortError, ScaleError
 from tissuary.store.expression import read_expression
 from tissuary.store.schema import expression_path
 from tissuary.tests.foreign_files import run_command
-from tissuary.tests.source_files import ARRAY, BARCODES, CENTERS, COUNTS, GENES, h5ad, tiff, visium
+from tissuary.tests.source_files import ARRAY, BARCODES, CENTERS, COUNTS, GENES, h5ad, picture, tiff
 
 OPTIONS = FeaturizeOptions(views=("20x",), batch=4, readers=2)
 
@@ -54,7 +56,8 @@ def test_an_export_of_a_store_comes_back(tmp_path):
         ({}, "unknown:A", None),
         ({"uns": {"patient": "P1"}}, "P1", None),
         ({"obs": {"patient": ["P1", "NA", "P1", ""]}}, "P1", None),
-        ({"obs": {"patient_id": "unknown"}}, "unknown", None),  # a name like any other: nothing is guessed
+        ({"obs": {"patient_id": "Unknown"}}, "unknown:A", None),
+        ({"uns": {"patient": "<NA>"}}, "unknown:A", None),
         ({"uns": {"spatial": {"lib": {"scalefactors": {"microns_per_pixel": 0.25}}}}}, "unknown:A", 0.25),
     ],
 )
@@ -62,6 +65,37 @@ def test_what_a_file_says_of_its_slide(tmp_path, said, patient, mpp):
     tiff(tmp_path / "A.tif")
     (sample,) = load_cohort(h5ad(tmp_path / "A.h5ad", **said)).samples
     assert (sample.patient_id, sample.mpp, sample.pitch_um) == (patient, mpp, None)
+
+
+def test_patients_that_nobody_knows_are_not_one_patient(tmp_path):
+    cells = ["unknown", "UNK", "?", "Not available", "<NA>", "N/A", "-", ""]
+    rows = "".join(f"s{i},{cell},s.tif\n" for i, cell in enumerate([*cells, "unknown-7"]))
+    (tmp_path / "manifest.csv").write_text("slide_id,patient_id,image\n" + rows)
+    found = [sample.patient_id for sample in load_cohort(tmp_path).samples]
+    assert found == [*(f"unknown:s{i}" for i in range(len(cells))), "unknown-7"]
+
+
+def test_spots_that_do_not_follow_their_array_are_refused_though_the_scale_is_known(tmp_path):
+    """Only the missing pitch of a single spot is passed over where the image says its um/px."""
+    one = {"barcode": BARCODES[:1], "center": CENTERS[:1], "array": ARRAY[:1]}
+    for name, options, mpp in (
+        ("alone", one, 0.5),
+        ("silent", one, None),
+        ("mixed", {"array": ARRAY[[1, 0, 2, 3]]}, 0.5),
+    ):
+        h5ad(tmp_path / f"{name}.h5ad", **options)
+        tiff(tmp_path / f"{name}.tif", mpp=mpp)
+
+    def scale(name):
+        (sample,) = load_cohort(tmp_path / f"{name}.h5ad", pitch_um=100).samples
+        with open_slide(sample.image) as slide:
+            return look_at(sample, slide, OPTIONS, encoders={}).scale
+
+    assert scale("alone").candidates == {"metadata": 0.5}
+    with pytest.raises(ScaleError, match="have no pitch"):
+        scale("silent")
+    with pytest.raises(ScaleError, match="pixel positions do not follow the array positions"):
+        scale("mixed")
 
 
 @pytest.mark.parametrize(
@@ -137,15 +171,13 @@ class TestGaps:
         assert len(lines) == 23
 
     def test_the_command_says_it_without_being_asked(self, tmp_path, caplog):
-        visium(tmp_path / "in/S1/outs")
-        tiff(tmp_path / "in/S1/S1.tif")
-        code, _, err = run_command(
-            "featurize", tmp_path / "in", "--store", tmp_path / "store", "--dry-run", "--views", "20x", "--batch", 4
-        )
+        tiff(tmp_path / "in/S1.tif", mpp=None, pixels=picture(600, 500))
+        where = ("featurize", tmp_path / "in", "--store", tmp_path / "store")
+        code, _, err = run_command(*where, "--dry-run", "--mpp", 0.5, "--views", "20x", "--batch", 4)
         logging.getLogger("tissuary.featurize.gaps").setLevel(logging.NOTSET)
         assert code == 0, err
         first, second = (one for one in caplog.records if one.name == "tissuary.featurize.gaps")
-        said = "1 slides, read as spaceranger: the folder holds S1/outs/spatial of Space Ranger (Visium)"
+        said = "1 slides, read as slides: the folder holds 1 image(s) and neither manifest nor ST-imgs"
         assert (first.levelname, first.getMessage()) == ("INFO", said)
         assert second.levelname == "WARNING"
-        assert "  S1     missing  from a spot pitch of 100 um\n" in second.getMessage()
+        assert "  S1     missing  0.5 (command line)\n" in second.getMessage()

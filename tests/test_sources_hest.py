@@ -191,21 +191,22 @@ def test_patches_of_another_size_are_resampled_whole(tmp_path):
 
 
 def test_features_of_patches_are_told_from_those_of_the_slide(tmp_path):
-    root = hest_root(tmp_path / "in")
-    featurize(root / "patches/H3.h5", tmp_path / "a", options=OPTIONS)
-    (root / "patches/H3.h5").unlink()
-    tiff(root / "wsis/H3.tif")
-    featurize(root, tmp_path / "b", options=OPTIONS)
-    cut, read = (Store(tmp_path / name).header("stain-texture@20x", "H3") for name in "ab")
+    hest_patches(tmp_path / "cut/H3.h5")
+    h5ad(tmp_path / "whole/H1.h5ad")
+    tiff(tmp_path / "whole/H1.tif")
+    featurize(tmp_path / "cut", tmp_path / "a", options=OPTIONS)
+    featurize(tmp_path / "whole", tmp_path / "b", options=OPTIONS)
+    cut, read = (
+        Store(tmp_path / name).header("stain-texture@20x", slide) for name, slide in (("a", "H3"), ("b", "H1"))
+    )
     assert cut.fingerprint != read.fingerprint
     with pytest.raises(FingerprintError):
         target = tmp_path / "a/features/spots/stain-texture@20x/H1.h5"
         target.write_bytes((tmp_path / "b/features/spots/stain-texture@20x/H1.h5").read_bytes())
-        for kind in ("slides", "patches/spots", "expression"):
+        for kind in ("slides", "patches/spots"):
             for path in (tmp_path / "b" / kind).glob("H1.*"):
-                (tmp_path / "a" / kind).mkdir(exist_ok=True, parents=True)
                 (tmp_path / "a" / kind / path.name).write_bytes(path.read_bytes())
-        Store(tmp_path / "a").table("stain-texture@20x")
+        Store(tmp_path / "a").table("stain-texture@20x", expression=False)
 
 
 def test_the_picture_shows_patches_in_their_places(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 from ...store.errors import CohortError
 from ..cohort import Refused, Sample, unknown_patient
 from .access import reading
-from .h5ad import damaged, read_h5ad
+from .h5ad import damaged, read_h5ad, refuse_prediction
 from .images import image_named, images_below
 from .manifest import NOT_SAID
 from .slides import slide_name
@@ -91,7 +91,7 @@ def read_said(path: Path) -> Said:
     Raises
     ------
     CohortError
-        If it is damaged, holds several slides or patients, or its um/px is no positive number.
+        If it is damaged, a prediction, holds several slides or patients, or its um/px is no positive number.
     """
     import h5py
     from anndata.io import read_elem
@@ -110,11 +110,12 @@ def read_said(path: Path) -> Said:
             named = [*columns.items(), *((name, _distinct(read(f"uns/{name}"))) for name in PATIENT)]
             named += [("tissuary", _distinct(read("uns/tissuary/patient_id")))]
             libraries = sorted(file["uns/spatial"]) if "uns/spatial" in file else []
-            mpp = _mpp(read, libraries)
+            mpp, kind = _mpp(read, libraries), read("uns/tissuary/encoding-type")
     except damaged() as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         msg = f"{path} cannot be read as AnnData ({cause}): it is damaged or of another kind"
         raise CohortError(msg) from error
+    refuse_prediction(kind, path)
     _check_one(path, columns, libraries)
     if mpp is not None and not 0 < mpp < math.inf:
         msg = f"{path}: its um/px is {mpp:g}; wanted a positive number"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from .access import reading
 from .count_matrix import CountMatrix, checked_matrix
 
 ARRAY = ("array_row", "array_col")
+
+PREDICTION = "tissuary-prediction"
+"""What an output of `tissuary predict` calls itself in `uns["tissuary"]["encoding-type"]`."""
 
 DAMAGED = (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError)
 """Built-in errors that anndata and h5py raise on files that are damaged or of another kind."""
@@ -100,13 +104,31 @@ def matrix_of(adata: Any, path: Path) -> CountMatrix:
     Raises
     ------
     CohortError
-        If there are none, they are no counts, or names of spots repeat.
+        If there are none, they are no counts or predicted, or names of spots repeat.
     """
+    about = adata.uns.get("tissuary")
+    refuse_prediction(about.get("encoding-type") if isinstance(about, Mapping) else None, path)
     if adata.X is None:
         msg = f"{path} has no X: raw counts are wanted there"
         raise CohortError(msg)
     barcode, genes = (np.array(names.astype(str), dtype=np.str_) for names in (adata.obs_names, adata.var_names))
     return checked_matrix(path, barcode, genes, _counts(adata.X, (len(barcode), len(genes)), path))
+
+
+def refuse_prediction(kind: object, path: Path) -> None:
+    """Refuse what says that it is an output of `tissuary predict`: nobody measured what it holds.
+
+    Raises
+    ------
+    CohortError
+        If it says so.
+    """
+    if kind == PREDICTION:
+        msg = (
+            f"{path} was made by `tissuary predict`: its X is predicted expression, no counts that were measured. Give "
+            "measured counts, or leave it out; --format slides takes the image alone"
+        )
+        raise CohortError(msg)
 
 
 def _counts(matrix: Any, shape: tuple[int, int], path: Path) -> csr_matrix:

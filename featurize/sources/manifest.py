@@ -24,7 +24,7 @@ COLUMNS = ("slide_id", "patient_id", "image", "mpp", "pitch_um", "counts", "spot
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 
-NOT_SAID = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
+NOT_SAID = frozenset({"", "-", "?", "na", "n/a", "<na>", "nan", "none", "null", "unk", "unknown", "not available"})
 """Patient cells, in lower case, by which programs and people say that they do not know."""
 
 Row = dict[str, str]

@@ -30,13 +30,12 @@ def made_how(head: Any, *, search: str) -> dict[str, str | int]:
     """
     # Resolved here: "auto" is another device on every machine.
     devices = sorted({str(device_of(name)) for name in _devices(head)} or {"cpu"})
-    halves = any(_is_half(torch.device(name)) for name in devices)
     return {
         "device": ", ".join(map(_called, devices)),
-        "precision": "bf16" if halves else "fp32",
+        "precision": "bf16" if any(map(_is_half, devices)) else "fp32",
         "search": search,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "libraries": ", ".join(f"{name} {version}" for name, version in sorted(versions().items())),
     }
 
@@ -49,9 +48,9 @@ def _devices(head: Any) -> Iterator[str]:
         yield from _devices(member)
 
 
-def _is_half(device: torch.device) -> bool:
-    with half_precision(device):
-        return torch.is_autocast_enabled(device.type)
+def _is_half(device: str) -> bool:
+    with half_precision(torch.device(device)):
+        return torch.is_autocast_enabled(torch.device(device).type)
 
 
 def _called(device: str) -> str:
