@@ -3,7 +3,8 @@
 The kernel's lock (`store.lock`) dies with its process, but some shared file systems keep it to one machine (Lustre
 mounted with `localflock`, NFS with `local_lock=flock`) or have none. A claim is a file that appears under its name by a
 hard link, which every POSIX file system does for one process only. It is kept fresh while its job lives, and taken over
-from one that died: at once on the same machine, after `STALE_S` from elsewhere.
+from one that died: at once on the same machine, after `STALE_S` from elsewhere. A job that was taken for dead, as after
+a long sleep, finds out before it writes on: `check_claim`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ BEAT_S = 15.0
 STALE_S = 120.0
 """Age at which the claim of another machine counts as left behind. NFS may show an age that is a minute too old."""
 
+_HELD: dict[Path, str] = {}
+"""Claims of this process, and the key that each was written with."""
+
 
 class SlideBusyError(StoreError):
     """A slide that another job is at."""
@@ -48,25 +52,54 @@ def claim(root: Path, slide_id: str) -> Iterator[None]:
     StoreError
         If the store cannot be written.
     """
-    path = root / ".locks" / f"{check_name(slide_id, 'slide id')}.claim"
+    path = _claim_path(root, slide_id)
     own = path.with_name(f".{path.name[:120]}-{uuid.uuid4().hex}")
+    me = _self()
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            own.write_text(json.dumps(_self()))
+            own.write_text(json.dumps(me))
             _take(own, path, slide_id)
-            descriptor = os.open(path, os.O_RDWR)
         finally:
             own.unlink(missing_ok=True)
+    key = _HELD[path] = me["key"]
     done = threading.Event()
-    beat = threading.Thread(target=_keep_fresh, args=(descriptor, done), name="claim", daemon=True)
+    beat = threading.Thread(target=_keep_fresh, args=(path, key, done), name="claim", daemon=True)
     beat.start()
     try:
         yield
     finally:
         done.set()
         beat.join()
-        _let_go(path, descriptor)
+        if _HELD.get(path) == key:
+            del _HELD[path]
+        _let_go(path, key)
+
+
+def check_claim(root: Path, slide_id: str) -> None:
+    """See that a claim of this process is still its own.
+
+    Raises
+    ------
+    SlideBusyError
+        If it was taken over, as from a job that slept, or is gone.
+    StoreError
+        If the claim cannot be read.
+    """
+    path = _claim_path(root, slide_id)
+    with disk_errors(path):
+        holder, _ = _read(path, now_s=0.0)
+    if holder is None or holder.get("key") is None or holder["key"] != _HELD.get(path):
+        who = "nobody" if holder is None else f"process {holder.get('pid')} on {holder.get('host')}"
+        msg = (
+            f"the claim on slide {slide_id} was lost: {who} has it now. Was this job asleep, or its file server away? "
+            "The slide is left to that job, and what is complete is skipped"
+        )
+        raise SlideBusyError(msg)
+
+
+def _claim_path(root: Path, slide_id: str) -> Path:
+    return root / ".locks" / f"{check_name(slide_id, 'slide id')}.claim"
 
 
 def _take(own: Path, path: Path, slide_id: str) -> None:
@@ -110,12 +143,18 @@ def _read(path: Path, *, now_s: float) -> tuple[dict[str, Any] | None, float]:
     try:
         with path.open("rb") as file:  # opening makes an NFS client ask the server
             age_s = now_s - os.fstat(file.fileno()).st_mtime
-            content = json.loads(file.read())
+            return dict.fromkeys(("pid", "host", "started")) | _parsed(file.read()), age_s
     except FileNotFoundError:
         return None, 0.0
-    except ValueError:  # not written yet, or cut short by a loss of power
-        content = None
-    return content if isinstance(content, dict) else dict.fromkeys(("pid", "host", "started")), age_s
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """What a claim says: nothing where it is not written yet, or was cut short by a loss of power."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _left_behind(holder: dict[str, Any], age_s: float) -> bool:
@@ -128,28 +167,41 @@ def _left_behind(holder: dict[str, Any], age_s: float) -> bool:
 def _move_away(path: Path, holder: dict[str, Any]) -> None:
     """Remove the claim of a dead job, and of no other: between look and deed another job may have claimed anew."""
     away = path.with_name(f".{path.name[:120]}-{uuid.uuid4().hex}")
-    with suppress(FileNotFoundError):
+    try:
         path.rename(away)
-        if json.loads(away.read_text() or "{}").get("key") != holder.get("key"):
+        if _parsed(away.read_bytes()).get("key") != holder.get("key"):
             with suppress(FileExistsError):
                 path.hardlink_to(away)
-        away.unlink()
+    except FileNotFoundError:
+        pass
+    finally:
+        away.unlink(missing_ok=True)
 
 
-def _let_go(path: Path, descriptor: int) -> None:
+def _is_of(path: Path, key: str) -> bool:
+    """Whether a claim was written with a key. A number of a file says less: file servers give it again."""
+    holder, _ = _read(path, now_s=0.0)
+    return holder is not None and holder.get("key") == key
+
+
+def _let_go(path: Path, key: str) -> None:
     with suppress(OSError):  # what stays behind is taken over
-        if os.path.samestat(path.stat(), os.fstat(descriptor)):
+        if _is_of(path, key):
             path.unlink()
-    os.close(descriptor)
 
 
-def _keep_fresh(descriptor: int, done: threading.Event) -> None:
+def _keep_fresh(path: Path, key: str, done: threading.Event) -> None:
+    """Go on whatever the file server answers: it may be back before the claim goes stale."""
+    said = False
     while not done.wait(BEAT_S):
         try:
-            os.utime(descriptor)  # without a time it is the file server's
+            if _is_of(path, key):
+                os.utime(path)  # without a time it is the file server's
+            said = False
         except OSError as error:
-            log.warning("a claim cannot be kept fresh: %s", error)
-            return
+            if not said:
+                log.warning("%s cannot be kept fresh, which is tried again: %s", path, error)
+            said = True
 
 
 def _self() -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..store.errors import TissuaryError
+from ..store.errors import CohortError, TissuaryError
 from .options import FeaturizeOptions, Progress
 from .stages import StageReport
 
@@ -26,14 +26,20 @@ class Post:
 
     Attributes
     ----------
+    source, root
+        Absolute: a worker may run in another folder.
     options
         With the device, threads and readers of this worker.
+    images
+        By slide, the absolute path and the bytes of its image where the job was begun; a worker that sees another
+        image under a slide's name refuses it. What is not listed is not compared.
     """
 
     source: str
     format: str
     root: Path
     options: FeaturizeOptions
+    images: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,22 +136,54 @@ class Hand:
     def hello(self) -> Ready | Unfit:
         """Read the source and build the encoders."""
         from .run_setup import plan_of
+        from .slide_worker import UNFORESEEN
 
         try:
             plan = plan_of(self._post.options, self._encoders)
             self._samples  # noqa: B018  (a source that is not seen from here is told now)
         except TissuaryError as error:
-            error.add_note(f"It came from worker {self._name} on {socket.gethostname()}.")
-            return Unfit(self._name, error)
+            return self._unfit(error)
+        except (*UNFORESEEN, ImportError) as error:
+            return self._unfit(CohortError(f"{type(error).__name__}: {error}"))
         licences = {name: encoder.record.terms for name, encoder in self._encoders.items()}
         return Ready(self._name, plan.device, plan.batch, plan.threads, licences)
 
     def embed(self, task: Task, progress: Progress) -> Finished:
         """Embed a slide."""
+        from .slide_worker import Outcome
+
         worker = self._worker = self._worker or self._begun(task)
-        following = None if task.following is None else self._samples[task.following]
-        outcome = worker.embed(self._samples[task.slide_id], following=following, progress=progress)
+        sample = self._sample(task.slide_id)
+        if isinstance(sample, CohortError):
+            outcome = Outcome(task.slide_id, error=sample)
+        else:
+            following = None if task.following is None else self._sample(task.following)
+            if isinstance(following, CohortError):  # it is told when its turn comes
+                following = None
+            outcome = worker.embed(sample, following=following, progress=progress)
         return Finished(self._name, outcome, self._readers.stages.report(readers=self._readers.threads))
+
+    def _unfit(self, error: TissuaryError) -> Unfit:
+        error.add_note(f"It came from worker {self._name} on {socket.gethostname()}.")
+        return Unfit(self._name, error)
+
+    def _sample(self, slide_id: str) -> Sample | CohortError:
+        """A slide, if it is from here the one that is meant."""
+        from .shards import image_bytes
+
+        sample = self._samples.get(slide_id)
+        if sample is None:
+            seen = "no such slide"
+        else:
+            here = str(sample.image.absolute()), image_bytes(sample.image)
+            meant = self._post.images.get(slide_id, here)
+            if here == meant:
+                return sample
+            seen = f"{here[0]} of {here[1]} bytes where {meant[0]} of {meant[1]} bytes is meant"
+        return CohortError(
+            f"slide {slide_id}: worker {self._name} on {socket.gethostname()} sees {seen} in {self._post.source}; "
+            "let every machine see the same files under the same paths"
+        )
 
     def _begun(self, task: Task) -> SlideWorker:
         from .run_setup import plan_of

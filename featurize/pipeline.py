@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ from .claim import SlideBusyError
 from .options import RAY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
 from .readers import Readers
 from .run_setup import build_encoders, cohort_of, plan_of, stored_names
+from .shards import image_bytes
 from .slide_job import Run
 from .slide_worker import Outcome, SlideWorker, isolated
 
 if TYPE_CHECKING:
     from .cohort import Cohort, Sample
+    from .crew import Post
     from .dispatch import Dispatched
 
 __all__ = ["build_encoders", "featurize", "isolated", "plan_of", "run_slides", "stored_names"]
@@ -63,18 +66,33 @@ def featurize(
     started = time.perf_counter()
     cohort = cohort_of(source, options, format=format)
     log.info("%s: %d slides (%s)", source, len(cohort.samples), cohort.source)
+    # Absolute, so that slide files say the same wherever they are made.
+    cohort = replace(cohort, samples=tuple(replace(one, image=one.image.absolute()) for one in cohort.samples))
     root = Path(store)
     if root.is_dir():
         sweep_partials(root)
     if options.engine == RAY or len(options.devices) > 1:
-        from .crew import Post
         from .engine import embed_elsewhere
 
-        post = Post(str(source), format, root.absolute(), options)
+        post = _post(cohort.samples, source, format, root, options)
         found = embed_elsewhere(cohort.samples, post, progress=progress or _silent)
+        if found.retried:
+            sweep_partials(root)  # what the workers that died had half written
     else:
         found = _embed_here(cohort.samples, root, options, progress=progress or _silent)
     return _report(cohort, found, root, seconds=time.perf_counter() - started)
+
+
+def _post(samples: Sequence[Sample], source: str | Path, format: str, root: Path, options: FeaturizeOptions) -> Post:
+    """What workers are told, in paths that hold whatever folder they run in."""
+    from .backbones.build import RANDOM
+    from .crew import Post
+
+    weights = {key: name if name == RANDOM else str(Path(name).absolute()) for key, name in options.weights.items()}
+    backbones = tuple(str(Path(name).absolute()) if name.endswith(".json") else name for name in options.backbones)
+    images = {one.slide_id: (str(one.image), image_bytes(one.image)) for one in samples}
+    options = replace(options, weights=weights, backbones=backbones)
+    return Post(str(Path(source).absolute()), format, root.absolute(), options, images)
 
 
 def _embed_here(samples: Sequence[Sample], root: Path, options: FeaturizeOptions, *, progress: Progress) -> Dispatched:

@@ -154,7 +154,7 @@ class RayCrew:
             return []
         try:
             event: Event | None = self._ray.get(answer)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.RaySystemError) as error:
+        except self._ray.exceptions.RayError as error:  # gone, no memory or room for it, or what it did not foresee
             return [self._bury(worker, error)]
         if isinstance(event, Ready | Unfit):
             self._starting.discard(worker)
@@ -174,10 +174,16 @@ class RayCrew:
             self._alone_since = time.monotonic()
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         gone = "" if self._slots[worker].node_id in alive else "its node is gone: "
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Died(worker, gone + lines[0])
+        return Died(worker, gone + _first_line(error))
 
     def close(self) -> None:
         """End all actors."""
         for actor in self._actors.values():
             self._ray.kill(actor)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says; of one that a worker raised, that error and not where it came from."""
+    cause = getattr(error, "cause", None)
+    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from ..store.errors import CohortError, TissuaryError
+from .claim import check_claim
 from .cohort import Sample
 from .options import Progress, SlideDone
 from .slide_job import PreparedSlide, Run, embed_slide, prepare_slide
-from .smaller_batch import forget_unfinished, out_of_memory, plan_in_half
+from .smaller_batch import forget_unfinished, out_of_memory, plan_in_half, sinks_of
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class SlideWorker:
     def _embed(self, sample: Sample, following: Sample | None, *, progress: Progress) -> SlideDone:
         while True:
             prepared = self._take(sample)
+            for sink in sinks_of(prepared.passes):
+                sink.job.guard(partial(check_claim, self._run.root, sample.slide_id))
             if following is not None and self._coming is None:
                 self._coming = following.slide_id, self._prepare(following)
             try:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..store.atomic import remove_resumable
 from ..store.lock import slide_lock
-from .embedding import OpenPass
+from .claim import claim
+from .embedding import OpenPass, Sink
 from .job_plan import Plan
 
 _SAID = ("out of memory", "ALLOC_FAILED", "MemoryAllocation", "DefaultCPUAllocator: ")
@@ -30,6 +31,11 @@ def plan_in_half(passes: Sequence[OpenPass], today: Plan) -> Plan | None:
     return replace(today, batch=batch) if batch else None
 
 
+def sinks_of(passes: Sequence[OpenPass]) -> list[Sink]:
+    """All files that the passes write."""
+    return [sink for one in passes for _, takers in one.sinks for _, sinks in takers for sink in sinks]
+
+
 def forget_unfinished(root: Path, slide_id: str, passes: Sequence[OpenPass]) -> None:
     """Remove the rows that the passes have so far, and give the device its memory back.
 
@@ -38,15 +44,16 @@ def forget_unfinished(root: Path, slide_id: str, passes: Sequence[OpenPass]) -> 
 
     Raises
     ------
+    SlideBusyError
+        If another job was quicker to take the slide; what it has begun is left alone.
     StoreError
-        If another job was quicker to take the slide.
+        If the slide is locked, or the store cannot be written.
     """
     import torch
 
-    files = [sink.target.path for one in passes for _, takers in one.sinks for _, sinks in takers for sink in sinks]
-    with slide_lock(root, slide_id):
-        for path in files:
-            remove_resumable(path)
+    with claim(root, slide_id), slide_lock(root, slide_id):  # both were let go of with the pass that failed
+        for sink in sinks_of(passes):
+            remove_resumable(sink.target.path)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,8 +69,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise StoreError(msg) from error
 
 
-def publish(temporary: Path, path: Path) -> None:
+def publish(temporary: Path, path: Path, *, check: Callable[[], None] | None = None) -> None:
     """Bring a whole file to the disk and give it its name, for good; `temporary` may stay as a second name.
+
+    Parameters
+    ----------
+    check
+        Called last before the name is given; it raises where `temporary` is not the caller's file any more.
 
     Raises
     ------
@@ -81,13 +86,45 @@ def publish(temporary: Path, path: Path) -> None:
     if path.exists():
         raise StoreError(msg)
     _flush(temporary)
+    if check is not None:
+        check()
     try:
         path.hardlink_to(temporary)  # unlike a rename, this fails where the name is taken
     except FileExistsError as error:
-        raise StoreError(msg) from error
+        found, own = named_file(path), named_file(temporary)
+        if found is None or own is None or not os.path.samestat(found, own):
+            raise StoreError(msg) from error
+        # It got its name, and the file server's answer was lost: asked again, the server says that the name is taken.
     except OSError:  # a file system without hard links
         temporary.replace(path)
     _flush(path.parent)
+
+
+def named_file(path: Path) -> os.stat_result | None:
+    """The file that a name stands for now, None where there is none. Opening it makes an NFS client ask the server."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+
+
+def check_named(opened: Mapping[Path, os.stat_result | None], path: Path) -> None:
+    """See that names beside the unfinished `path`, which all jobs share, still stand for the files that were opened.
+
+    Raises
+    ------
+    StoreError
+        If another job has begun them anew.
+    """
+    for name, own in opened.items():
+        found = named_file(name)
+        if found is None or own is None or not os.path.samestat(found, own):
+            msg = (
+                f"another job has begun {path} anew meanwhile; it is left to that job. Run again when it is done; "
+                "what is complete is skipped."
+            )
+            raise StoreError(msg)
 
 
 def write_at(descriptor: int, content: memoryview | bytes, offset: int) -> None:

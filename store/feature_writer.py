@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from .arrays import Floats, Ints
-from .atomic import disk_errors, publish, remove_resumable, resumable_path
+from .atomic import check_named, disk_errors, named_file, publish, remove_resumable, resumable_path
 from .errors import StoreError
 from .feature_file import FeatureHeader, read_features
 from .feature_rows import FeatureRows, check_finite, check_shape, create_rows, recast_rows
@@ -84,6 +84,8 @@ class FeatureJob:
         self._path, self._header = path, header
         self._rows, self._journal = rows, journal
         self._order, self._block_rows = order, block_rows
+        self._checks: list[Callable[[], None]] = []
+        self._own = {name: named_file(name) for name in (rows.path, resumable_path(path, "journal"))}
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +105,10 @@ class FeatureJob:
         """Number of blocks that are written."""
         return len(self._journal.blocks)
 
+    def guard(self, check: Callable[[], None]) -> None:
+        """Have `check` called before each line of the journal and before publication; it raises where all must stop."""
+        self._checks.append(check)
+
     def write(self, rows: Ints, values: Floats) -> None:
         """Write the next block.
 
@@ -116,8 +122,8 @@ class FeatureJob:
         Raises
         ------
         StoreError
-            If these are not the next block's rows, a value is NaN or infinite, or the disk is full. The blocks so far
-            are kept.
+            If these are not the next block's rows, a value is NaN or infinite, another job has begun the file anew, or
+            the disk is full. The blocks so far are kept.
         """
         done = self.blocks_done
         if done == self.blocks or len(values) != len(rows) or not np.array_equal(rows, self._rows_of(done)):
@@ -131,6 +137,7 @@ class FeatureJob:
                 stored = np.ascontiguousarray(values, dtype=FP32)
                 self._recast(FP32, blocks=done)
             self._rows.write(rows, stored)
+            self._check_own()
             self._journal.add(Block(done, len(rows), zlib.crc32(stored.data), stored.dtype.str))
             self._drop_other()
 
@@ -140,6 +147,7 @@ class FeatureJob:
             return
         dtype = _dtype_after(self._journal.blocks[:blocks])
         with disk_errors(self._path):
+            self._check_own()
             self._recast(dtype, blocks=blocks)
             self._journal.cut(blocks)
             self._drop_other()
@@ -162,7 +170,7 @@ class FeatureJob:
         Raises
         ------
         StoreError
-            If blocks are missing, or another process wrote the file meanwhile.
+            If blocks are missing, or another process wrote the file, or began it anew, meanwhile.
         """
         if self.blocks_done < self.blocks:
             msg = f"slide {self._header.slide_id}: {self.blocks_done} blocks were written, wanted {self.blocks}"
@@ -170,7 +178,7 @@ class FeatureJob:
         try:
             with disk_errors(self._path):
                 self._rows.seal(self._header.block_rows)
-                publish(self._rows.path, self._path)
+                publish(self._rows.path, self._path, check=self._check_own)
         finally:
             self.close()
             if self._path.exists():
@@ -181,6 +189,11 @@ class FeatureJob:
         self._rows.close()
         self._journal.close()
 
+    def _check_own(self) -> None:
+        for check in self._checks:
+            check()
+        check_named(self._own, self._path)
+
     def _rows_of(self, block: int) -> Ints:
         return self._order[block * self._block_rows : (block + 1) * self._block_rows]
 
@@ -188,9 +201,12 @@ class FeatureJob:
         """Go on in a file of another dtype, with the first `blocks` blocks; it counts once the journal says so."""
         if self._rows.dtype == dtype:
             return
+        self._check_own()
         former, done = self._rows, self._order[: blocks * self._block_rows]
         self._rows = recast_rows(former, _partial_path(self._path, dtype), self._header, dtype=dtype, done=done)
         former.close()
+        del self._own[former.path]
+        self._own[self._rows.path] = named_file(self._rows.path)
 
     def _drop_other(self) -> None:
         """Remove the file of the dtype that is not in use."""

@@ -1,9 +1,12 @@
 """A feature file in the making: cut, damaged, rewound, it ends as the very same bytes."""
 
+import errno
 import logging
+import os
 import shutil
 import zlib
 from dataclasses import asdict
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tissuary.store.atomic import sweep_partials
+from tissuary.store.atomic import atomic_path, sweep_partials
 from tissuary.store.catalog import load_catalog
 from tissuary.store.errors import StoreError
 from tissuary.store.feature_file import FeatureHeader, read_features, write_features
@@ -246,6 +249,97 @@ def test_a_file_that_another_job_published_is_kept(path):
     assert hidden(path) == []
     with pytest.raises(StoreError, match="is complete, and a file is written once"):
         start(path)
+
+
+OTHER_PLAN = PLAN | {"batch": 64}  # what one job left, the other begins anew, under the same hidden names
+
+
+@pytest.mark.parametrize("values", [VALUES, WIDE], ids=["fp16", "fp32"])
+def test_a_job_whose_files_another_began_anew_stops_and_harms_nothing(path, tmp_path, values):
+    expected = tmp_path / "expected.h5"
+    with start(expected, values, plan=OTHER_PLAN) as job:
+        write(job, values)
+        job.finish()
+    for until in (2, 4):  # before and after WIDE has gone on in a file of fp32
+        with start(path, values) as slow:
+            write(slow, values, until=2)
+            with start(path, values, plan=OTHER_PLAN) as quick:
+                write(quick, values, until=until)
+                with pytest.raises(StoreError, match=r"another job has begun .*C2\.h5 anew meanwhile"):
+                    write(slow, values)  # the third block of WIDE would put its own file of fp32 there
+                with pytest.raises(StoreError, match="anew meanwhile"):
+                    slow.rewind(0)
+                write(quick, values)
+                quick.finish()
+        assert path.read_bytes() == expected.read_bytes()
+        path.unlink()
+
+
+def test_a_whole_file_is_not_published_where_its_name_is_another_jobs(path, undisturbed):
+    with start(path) as done:
+        write(done)
+        with start(path, plan=OTHER_PLAN) as begun:
+            with pytest.raises(StoreError, match="anew meanwhile; it is left to that job"):
+                done.finish()
+            assert not path.exists()
+            write(begun)
+            begun.finish()
+    np.testing.assert_array_equal(read_features(path).features, VALUES.astype(np.float16))
+    assert read_features(path).header.plan == OTHER_PLAN
+
+
+def test_a_guard_is_asked_before_each_line_and_before_publication(path):
+    asked, journal = [], path.with_name(".C2.h5.journal")
+
+    def guard():
+        asked.append((journal.read_bytes().count(b"\n") - 1, path.exists()))
+        if len(asked) == stop:
+            msg = "the claim was lost"
+            raise StoreError(msg)
+
+    stop = 3
+    with start(path) as job, pytest.raises(StoreError, match="the claim was lost"):
+        job.guard(guard)
+        write(job)
+    assert asked == [(0, False), (1, False), (2, False)]
+    assert read_plan(path) == (PLAN, 2)
+    asked.clear()
+    stop = 4  # three blocks are left
+    with start(path) as job:
+        job.guard(guard)
+        write(job)
+        with pytest.raises(StoreError, match="the claim was lost"):
+            job.finish()
+    assert asked == [(2, False), (3, False), (4, False), (5, False)]
+    assert not path.exists()
+    with start(path) as job:
+        assert job.blocks_done == 5
+        job.finish()
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["answer lost", "another was first"])
+def test_a_name_that_was_given_though_the_server_says_it_is_taken(tmp_path, monkeypatch, same):
+    real, path = Path.hardlink_to, tmp_path / "C2.h5"
+
+    def link(self, target):
+        if same:
+            real(self, target)
+        else:
+            self.write_bytes(b"another's")
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def publish():
+        with atomic_path(path, once=True) as temporary:
+            temporary.write_bytes(b"ours")
+
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    if same:
+        publish()
+    else:
+        with pytest.raises(StoreError, match="was written by another process meanwhile; it is kept"):
+            publish()
+    assert path.read_bytes() == (b"ours" if same else b"another's")
+    assert hidden(path) == []
 
 
 def test_leftovers_are_swept_once_the_file_is_there(path):

@@ -1,6 +1,5 @@
 """Workers in other processes: who gets which slide, what becomes of a dead worker's, and that bytes are the same."""
 
-import json
 import logging
 import multiprocessing
 import os
@@ -13,10 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from tissuary.benchmarks.kill import TINY, contents, dense_options, differences
-from tissuary.featurize import FeaturizeOptions, featurize, ray_engine
+from tissuary.benchmarks.kill import contents, differences
+from tissuary.featurize import FeaturizeOptions, engine, featurize, ray_engine, run_setup
 from tissuary.featurize.claim import SlideBusyError
-from tissuary.featurize.crew import Died, Finished, Hand, Moved, Post, Ready, Unfit
+from tissuary.featurize.crew import Died, Finished, Hand, Moved, Post, Ready, Task, Unfit
 from tissuary.featurize.device_pool import posts_of
 from tissuary.featurize.dispatch import MAX_DEATHS, Dispatch
 from tissuary.featurize.options import SlideDone
@@ -128,7 +127,7 @@ def test_one_worker_that_cannot_begin_is_told_and_none_is_an_error(caplog):
 
 
 def node(name, *, alive=True, **resources):
-    return {"NodeID": name * 8, "Alive": alive, "NodeManagerHostname": name, "Resources": resources}
+    return {"NodeID": name * 56, "Alive": alive, "NodeManagerHostname": name, "Resources": resources}
 
 
 def test_slots_are_one_for_each_gpu_or_share_of_cpus():
@@ -160,15 +159,16 @@ def test_engines_and_devices_that_make_no_sense_are_refused(options, cause):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    return write_cohort(tmp_path_factory.mktemp("cohort"), patients=3, slides_per_patient=1, spots_per_side=3)
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder, patients=2, slides_per_patient=1, spots_per_side=3, pitch_um=150.0, n_genes=40)
+    return folder / "images"  # without counts, whose reader is slow to load in each process
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory):
-    """Two blocks a slide through a network that costs nothing."""
-    record = tmp_path_factory.mktemp("record") / "tiny.json"
-    record.write_text(json.dumps(TINY))
-    return replace(dense_options(str(record)), tokens=(), overlap_um=76.0, threads=1)
+def dense():
+    """Some 40 patches a slide, two at a time, by an encoder that needs no library that is slow to load."""
+    grid = {"patches": "grid", "grid_um": (112.0,), "overlap_um": 30.0, "min_tissue": 0.2}
+    return FeaturizeOptions(views=("20x",), threads=1, batch=2, readers=2, **grid)
 
 
 @pytest.fixture(scope="module")
@@ -180,19 +180,22 @@ def whole(cohort, dense, tmp_path_factory):
 
 
 def test_two_local_devices_one_killed_give_the_bytes_of_one(cohort, dense, whole, tmp_path, caplog):
-    killed = []
+    killed, began_again = [], []
 
     def tell(slide_id, done, total):
         workers = {process.name: process.pid for process in multiprocessing.active_children()}
         if not killed and done < total:
-            killed.append(slide_id)
-            os.kill(workers["0:cpu"], signal.SIGKILL)
+            killed.append(workers["0:cpu"])
+            os.kill(killed[0], signal.SIGKILL)
+        elif workers.get("0:cpu", killed[0]) != killed[0]:
+            began_again.append(slide_id)
 
     options = replace(dense, device="cpu,cpu")
     report = featurize(cohort, tmp_path / "s", options=options, progress=tell)
     assert not report.failed
     assert not report.left
-    assert [slide.slide_id for slide in report.done] == ["P01-S1", "P02-S1", "P03-S1"]
+    assert [slide.slide_id for slide in report.done] == ["P01-S1", "P02-S1"]
+    assert began_again
     ((slide_id, cause),) = report.retried
     assert cause == "0:cpu: killed by SIGKILL"
     assert f"slide {slide_id}: its worker 0:cpu died (killed by SIGKILL); it is tried again elsewhere" in caplog.text
@@ -215,6 +218,152 @@ def test_a_worker_that_cannot_begin_names_itself(cohort, dense, tmp_path):
     assert isinstance(Hand("1:cpu", posts["1:cpu"]).hello(), Ready)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of order"), ImportError("libGL.so.1"), KeyError("x")])
+def test_a_worker_that_fails_in_a_way_nobody_foresaw_is_unfit_and_not_dead(dense, cohort, tmp_path, monkeypatch, error):
+    def build(options):
+        raise error
+
+    monkeypatch.setattr(run_setup, "build_encoders", build)
+    said = Hand("a", Post(str(cohort), "auto", tmp_path, dense)).hello()
+    assert isinstance(said, Unfit)
+    assert str(said.error) == f"{type(error).__name__}: {error}"
+    assert "It came from worker a on" in said.error.__notes__[0]
+
+
+def test_a_worker_refuses_an_image_that_is_not_the_one_meant(cohort, dense, tmp_path):
+    images = {name: cohort / f"{name}.tif" for name in ("P01-S1", "P02-S1")}
+    sizes = {name: path.stat().st_size for name, path in images.items()}
+    seen = {"P01-S1": (str(images["P01-S1"]), sizes["P01-S1"]), "P02-S1": (str(images["P02-S1"]), sizes["P02-S1"] + 1)}
+    hand = Hand("a", Post(str(cohort), "auto", tmp_path / "s", dense, seen))
+    first = hand.embed(Task("P01-S1", "P02-S1", 16, 1), lambda *at: None)
+    assert first.outcome.done
+    other = hand.embed(Task("P02-S1", None, 16, 1), lambda *at: None).outcome
+    assert f"P02-S1.tif of {sizes['P02-S1']} bytes where " in str(other.error)
+    assert "let every machine see the same files under the same paths" in str(other.error)
+    assert not list((tmp_path / "s").rglob("*P02-S1*"))  # nor was it opened ahead
+    none = hand.embed(Task("P09-S1", None, 16, 1), lambda *at: None).outcome
+    with pytest.raises(CohortError, match=r"slide P09-S1: worker a on .* sees no such slide in "):
+        raise none.error
+    moved = replace(hand._post, images={"P01-S1": ("/elsewhere/P01-S1.tif", sizes["P01-S1"])})
+    found = Hand("b", moved).embed(Task("P01-S1", None, 16, 1), lambda *at: None).outcome
+    assert "where /elsewhere/P01-S1.tif of" in str(found.error)
+
+
+def test_workers_are_told_paths_that_hold_in_any_folder(cohort, dense, tmp_path, monkeypatch):
+    posts = []
+
+    def keep(samples, post, *, progress):
+        posts.append(post)
+        msg = "told"
+        raise CohortError(msg)
+
+    monkeypatch.setattr(engine, "embed_elsewhere", keep)
+    here = cohort.parent
+    weights = {"tiny": "w/tiny.safetensors", "other": "random"}
+    options = replace(dense, device="cpu,cpu")
+    monkeypatch.chdir(here)
+    with pytest.raises(CohortError, match="told"):
+        featurize("images", "s", options=replace(options, backbones=("tiny.json", "uni2-h"), weights=weights))
+    with pytest.raises(CohortError, match="told"):
+        featurize("images", "s", options=options)
+    monkeypatch.chdir(tmp_path)
+    assert posts[0].options.backbones == (str(here / "tiny.json"), "uni2-h")
+    assert posts[0].options.weights == {"tiny": str(here / "w" / "tiny.safetensors"), "other": "random"}
+    assert posts[0].root == here / "s"
+    size = (here / "images" / "P01-S1.tif").stat().st_size
+    assert posts[0].images["P01-S1"] == (str(here / "images" / "P01-S1.tif"), size)
+    hand = Hand("0:cpu", posts_of(posts[1])["0:cpu"])
+    assert isinstance(hand.hello(), Ready)
+    assert hand.embed(Task("P01-S1", None, 16, 1), lambda *at: None).outcome.done  # seen as the job sees it
+
+
+class PaperRay:
+    """A cluster on paper of two nodes with one worker each: the first one's answer is an error."""
+
+    def __init__(self, ray, error):
+        self.exceptions, self.error, self.killed = ray.exceptions, error, []
+
+    def nodes(self):
+        return [node("a", CPU=1.0), node("b", CPU=1.0)]
+
+    def remote(self, kind):
+        return PaperActor(self)
+
+    def wait(self, answers, *, num_returns, timeout):
+        return list(answers), []
+
+    def get(self, answer):
+        actor, question = answer
+        if question == "where":
+            return None
+        if actor.name.startswith("a"):
+            raise self.error
+        return Ready(actor.name, "cpu", 16, 1, {})
+
+    def kill(self, actor):
+        self.killed.append(actor.name)
+
+
+class PaperActor:
+    def __init__(self, ray):
+        self.ray, self.name = ray, None
+
+    def options(self, **wanted):
+        return self
+
+    def __getattr__(self, question):
+        return PaperCall(self, question)
+
+    def remote(self, name, post):
+        self.name = name
+        return self
+
+
+class PaperCall:
+    def __init__(self, actor, question):
+        self.actor, self.question = actor, question
+
+    def remote(self, *told):
+        return self.actor, self.question
+
+
+def ray_errors():
+    """What Ray raises of an actor, and what is said of it."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tissuary[ray]'")
+    from ray import exceptions
+
+    trace = "Traceback (most recent call last):\nKeyError: 'P09'"
+    task = exceptions.RayTaskError("embed", trace, KeyError("P09"), proctitle="ray", pid=1, ip="127.0.0.1")
+    return ray, {
+        "task": (task.as_instanceof_cause(), "KeyError: 'P09'"),
+        "memory": (exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMore"),
+                   "Task was killed due to the node running low on memory."),
+        "room": (exceptions.ActorUnschedulableError("node gone"), "The actor is not schedulable: node gone"),
+        "actor": (exceptions.ActorDiedError(), "The actor died unexpectedly before finishing this task."),
+        "away": (exceptions.ActorUnavailableError("no answer", b"1" * 16), "The actor "),
+        "worker": (exceptions.WorkerCrashedError(), "The worker died unexpectedly"),
+        "node": (exceptions.NodeDiedError("the node died"), "the node died"),
+        "system": (exceptions.RaySystemError("broken pipe"), "System error: broken pipe"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["task", "memory", "room", "actor", "away", "worker", "node", "system"])
+def test_whatever_ray_raises_costs_the_worker_and_not_the_job(cohort, dense, tmp_path, kind):
+    ray, errors = ray_errors()
+    error, said = errors[kind]
+    paper = PaperRay(ray, error)
+    crew = ray_engine.RayCrew(paper, Post(str(cohort), "auto", tmp_path, replace(dense, engine="ray")))
+    died, ready = sorted(crew.wait(0.0), key=lambda event: event.worker)
+    assert isinstance(died, Died)
+    assert died.cause.startswith(said)
+    assert "\n" not in died.cause
+    assert paper.killed == [died.worker]
+    assert isinstance(ready, Ready)
+    assert crew.starting() == 0
+    crew.send(ready.worker, Task("P01-S1", None, 16, 1))
+    assert ready in crew.wait(0.0)  # on paper a worker answers everything so
+
+
 def test_without_ray_the_mend_is_told(cohort, dense, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'tissuary\[ray\]'"):
@@ -228,7 +377,7 @@ def test_a_ray_cluster_of_two_nodes_one_killed_gives_the_bytes_of_one_machine(
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setattr(ray_engine, "TELL_S", 0.1)
+    monkeypatch.setattr(ray_engine, "TELL_S", 0.0)  # ask again at once, so that no slide is done unseen
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 
@@ -238,8 +387,9 @@ def test_a_ray_cluster_of_two_nodes_one_killed_gives_the_bytes_of_one_machine(
 
     try:
         options = replace(dense, engine="ray", address=cluster.address)
+        monkeypatch.chdir(cohort.parent)  # the nodes were started in another folder
         with caplog.at_level(logging.WARNING):
-            report = featurize(cohort, tmp_path / "s", options=options, progress=tell)
+            report = featurize("images", tmp_path / "s", options=options, progress=tell)
     finally:
         cluster.shutdown()
     assert len(nodes) == 1

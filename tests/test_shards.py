@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,12 +17,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuary.benchmarks.kill import TINY, contents, dense_options, differences
+from tissuary.benchmarks.kill import contents, differences
 from tissuary.cli.main import main
-from tissuary.featurize import FeaturizeOptions, featurize
+from tissuary.featurize import FeaturizeOptions, featurize, job_plan
 from tissuary.featurize import claim as claims
 from tissuary.featurize.backbones.encoder import Encoder
-from tissuary.featurize.claim import SlideBusyError, claim
+from tissuary.featurize.claim import SlideBusyError, check_claim, claim
 from tissuary.featurize.cohort import load_cohort
 from tissuary.featurize.dry_run import dry_run
 from tissuary.featurize.shards import Shard, deal, dearest_first, image_bytes, parse_shard, shard_of
@@ -42,16 +43,15 @@ print("ready", flush=True)
 for line in sys.stdin:
     store, shard = line.split()
     report = featurize(sys.argv[1], store, options=replace(options, shard=shard))
-    print(json.dumps({
-        "written": {slide.slide_id: slide.written for slide in report.done},
-        "left": dict(report.left), "failed": dict(report.failed),
-    }), flush=True)
+    written = {slide.slide_id: slide.written for slide in report.done}
+    print(json.dumps([written, dict(report.left), report.failed]), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    return write_cohort(tmp_path_factory.mktemp("cohort"), patients=2, slides_per_patient=2, spots_per_side=3)
+    folder = tmp_path_factory.mktemp("cohort")
+    return write_cohort(folder, patients=2, slides_per_patient=2, spots_per_side=3, pitch_um=150.0, n_genes=40)
 
 
 @pytest.fixture(scope="module")
@@ -120,30 +120,24 @@ def test_shards_part_the_cohort_and_do_not_see_the_store(cohort, whole):
 
 
 def test_two_jobs_at_once_make_one_store_whether_their_shards_overlap_or_not(cohort, whole, tmp_path):
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOB, str(cohort)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        for _ in range(2)
-    ]
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB, str(cohort)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
     try:
-        assert [job.stdout.readline() for job in jobs] == ["ready\n"] * 2
+        assert job.stdout.readline() == "ready\n"
         for shards in (("0/2", "1/2"), ("0/2", "0/2")):
             root = tmp_path / "-".join(shards).replace("/", "of")
-            for job, shard in zip(jobs, shards, strict=True):
-                print(root, shard, file=job.stdin, flush=True)
-            reports = [json.loads(job.stdout.readline()) for job in jobs]
-            said = [set(report["written"]) | set(report["left"]) for report in reports]
-            assert not any(report["failed"] for report in reports)
-            written = {slide: sum(r["written"].get(slide, 0) for r in reports) for slide in said[0] | said[1]}
+            print(root, shards[0], file=job.stdin, flush=True)
+            ours = featurize(cohort, root, options=replace(OPTIONS, shard=shards[1]))
+            reports = [json.loads(job.stdout.readline())]
+            reports.append([{slide.slide_id: slide.written for slide in ours.done}, dict(ours.left), list(ours.failed)])
+            said = [set(written) | set(left) for written, left, _ in reports]
+            assert [failed for _, _, failed in reports] == [[], []]
+            written = {slide: sum(written.get(slide, 0) for written, _, _ in reports) for slide in said[0] | said[1]}
             assert set(written.values()) == {FILES_A_SLIDE}  # each file by one job
             if len(set(shards)) == 2:
                 assert not said[0] & said[1]
-                assert not any(report["left"] for report in reports)
+                assert [left for _, left, _ in reports] == [{}, {}]
                 assert differences(whole, root) == []
             else:
                 assert said[0] == said[1]
@@ -152,13 +146,16 @@ def test_two_jobs_at_once_make_one_store_whether_their_shards_overlap_or_not(coh
                 assert contents(root) == expected
             assert not list((root / ".locks").glob("*.claim"))
     finally:
-        for job in jobs:
-            job.kill()
-            job.communicate()
+        job.kill()
+        job.communicate()
 
 
-def test_a_slide_that_another_job_is_at_is_looked_at_again_then_left(cohort, tmp_path, caplog, capsys, monkeypatch):
-    root = tmp_path / "s"
+def test_a_slide_that_another_job_is_at_is_looked_at_again_then_left(
+    cohort, whole, tmp_path, caplog, capsys, monkeypatch
+):
+    root = shutil.copytree(whole, tmp_path / "s")
+    for path in root.rglob("P01-S1.*"):
+        path.unlink()
     others = threading.Event()
 
     def hold():
@@ -169,7 +166,10 @@ def test_a_slide_that_another_job_is_at_is_looked_at_again_then_left(cohort, tmp
     holder.start()
     while not (root / ".locks" / "P01-S1.claim").exists():
         time.sleep(0.01)
-    words = ["featurize", str(cohort), "--store", str(root), "--views", "20x", "--threads", "1", "--shard", "0/1"]
+    rows = cohort.read_text().splitlines(keepends=True)
+    two = cohort.with_name("two.csv")
+    two.write_text("".join((rows[0], rows[1], rows[4])))
+    words = ["featurize", str(two), "--store", str(root), "--views", "20x", "--threads", "1", "--shard", "0/1"]
     monkeypatch.setattr(sys, "argv", ["tissuary", *words])
     with pytest.raises(SystemExit) as left:
         main()
@@ -184,10 +184,8 @@ def test_a_slide_that_another_job_is_at_is_looked_at_again_then_left(cohort, tmp
         holder.join()
 
     (root / "features" / "spots" / "stain-texture@20x" / "P02-S2.h5").unlink()
-    report = featurize(cohort, root, options=OPTIONS, progress=tell)  # let go of while P02-S2 is made
-    assert {slide.slide_id: slide.written for slide in report.done} == {
-        "P01-S1": 2, "P01-S2": 0, "P02-S1": 0, "P02-S2": 1,
-    }  # fmt: skip
+    report = featurize(two, root, options=OPTIONS, progress=tell)  # let go of while P02-S2 is made
+    assert {slide.slide_id: slide.written for slide in report.done} == {"P01-S1": 2, "P02-S2": 1}
     assert report.left == ()
     assert "slide P01-S1 is put off: another job is at slide P01-S1" in caplog.text
 
@@ -270,12 +268,78 @@ def test_a_claim_is_kept_fresh_and_one_cut_short_is_somebodys(tmp_path, monkeypa
         pytest.fail("two jobs on one slide")
 
 
-def test_a_claim_that_another_took_over_is_not_let_go_of(tmp_path):
+@pytest.mark.parametrize("content", [b'{"key": "ab', b"", b"\0\0\0", b"[7]", b'"ab"'])
+def test_a_claim_cut_short_is_taken_over_once_it_is_stale(tmp_path, content):
+    path = tmp_path / ".locks" / "C2.claim"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+    with claim(tmp_path, "C2"):
+        check_claim(tmp_path, "C2")
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_server_that_fails_once_does_not_end_the_beat(tmp_path, monkeypatch, caplog):
+    real, failed = os.utime, []
+
+    def utime(path, *times):
+        if not times and len(failed) < 3:
+            failed.append(path)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        real(path, *times)
+
+    monkeypatch.setattr(claims, "BEAT_S", 0.02)
+    monkeypatch.setattr(os, "utime", utime)
     path = tmp_path / ".locks" / "C2.claim"
     with claim(tmp_path, "C2"):
-        path.unlink()  # as by a machine that saw this one asleep
-        path.write_text("{}")
+        real(path, (1, 1))
+        until = time.monotonic() + 5
+        while path.stat().st_mtime == 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > time.time() - 60
+    assert len(failed) == 3
+    assert caplog.text.count("cannot be kept fresh, which is tried again") == 1
+
+
+def taken_over(root, slide_id):
+    """What another machine does that saw this one asleep."""
+    path = root / ".locks" / f"{slide_id}.claim"
+    path.unlink()
+    path.write_text(json.dumps({"key": "0" * 32, "pid": 7, "host": "node-7", "boot": "", "pid_namespace": ""}))
+    return path
+
+
+def test_a_claim_that_another_took_over_is_known_and_not_let_go_of(tmp_path):
+    with claim(tmp_path, "C2"):
+        check_claim(tmp_path, "C2")
+        path = taken_over(tmp_path, "C2")
+        with pytest.raises(SlideBusyError, match="claim on slide C2 was lost: process 7 on node-7 has it now"):
+            check_claim(tmp_path, "C2")
     assert path.exists()
+    path.unlink()
+    with pytest.raises(SlideBusyError, match="was lost: nobody has it now"):
+        check_claim(tmp_path, "C2")
+
+
+@pytest.mark.parametrize("out_of_memory", [False, True], ids=["in mid slide", "before a smaller batch"])
+def test_a_job_that_was_taken_for_dead_writes_no_more(cohort, tmp_path, monkeypatch, out_of_memory):
+    real, root = Encoder.encode, tmp_path / "s"
+
+    def encode(self, patches):
+        for path in (root / ".locks").glob("*.claim"):
+            taken_over(root, path.stem)
+        if out_of_memory:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return real(self, patches)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    report = featurize(cohort, root, options=replace(OPTIONS, shard="0/4"))
+    assert (report.done, report.failed) == ((), ())
+    ((slide_id, who),) = report.left
+    assert "process 7 on node-7" in who
+    assert not list((root / "features").rglob(f"{slide_id}.h5"))
+    assert len(list((root / "features").rglob(f".{slide_id}.h5.journal"))) == FILES_A_SLIDE  # the other job's by now
+    assert (root / ".locks" / f"{slide_id}.claim").exists()
 
 
 @pytest.mark.parametrize("lost_answer", [False, True], ids=["no hard links", "answer lost"])
@@ -319,16 +383,18 @@ def small_device(monkeypatch, *, fits, from_call=0):
 def test_memory_that_gives_out_in_mid_slide_halves_the_batch_and_gives_what_that_batch_gives(
     cohort, tmp_path, monkeypatch, caplog
 ):
-    record = tmp_path / "tiny.json"
-    record.write_text(json.dumps(TINY))
-    options = replace(dense_options(str(record)), tokens=(), overlap_um=74.0, threads=1, shard="0/4")
-    featurize(cohort, tmp_path / "small", options=replace(options, batch=8))
+    grid = {"patches": "grid", "grid_um": (112.0,), "overlap_um": 40.0, "min_tissue": 0.2}
+    options = replace(OPTIONS, shard="0/4", **grid)
+    monkeypatch.setattr(job_plan, "BLOCK_ROWS", 16)
+    featurize(cohort, tmp_path / "small", options=replace(options, batch=4))
     with monkeypatch.context() as patch:
-        small_device(patch, fits=9, from_call=2 * 9)  # two encoders; the first block has eight batches of 32
+        small_device(
+            patch, fits=5, from_call=2 * 2
+        )  # two encoders; the first block is written while the second is computed
         report = featurize(cohort, tmp_path / "halved", options=options)
-    assert report.done[0].patches > 256 + 32
+    assert report.done[0].patches > 2 * 16
     assert differences(tmp_path / "small", tmp_path / "halved") == []  # no row is left of the first block
-    assert [f"as with --batch {batch}" in caplog.text for batch in (32, 16, 8, 4)] == [False, True, True, False]
+    assert [f"as with --batch {batch}" in caplog.text for batch in (16, 8, 4, 2)] == [False, True, True, False]
 
 
 def test_a_device_that_takes_not_even_one_patch_is_told(cohort, tmp_path, monkeypatch):
