@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FEW_PATIENTS = 3
 
-DEMO_HEADS = ("ridge", "knn", "mmap")
+DEMO_HEADS = ("ridge", "knn", "nh2st")
 """Heads of the demo, which is to end within minutes; `tissuary compare` runs the others on its store."""
 
 

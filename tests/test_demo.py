@@ -25,15 +25,15 @@ def synthetic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic")
     manifest = write_cohort(folder / "cohort", patients=4, slides_per_patient=1, spots_per_side=10)
     featurize(manifest, folder / "store", options=FeaturizeOptions())
-    return compare(Store(folder / "store"), options=CompareOptions(heads=("ridge", "mmap")))
+    return compare(Store(folder / "store"), options=CompareOptions(heads=("ridge", "nh2st")))
 
 
 def test_heads_that_read_morphology_beat_every_control_on_the_synthetic_cohort(synthetic):
     found = scores(synthetic.records, "strict")
     floor = max(found[control] for control in CONTROLS)
-    assert set(found) == CONTROLS | {"ridge", "mmap", "depth"}
+    assert set(found) == CONTROLS | {"ridge", "nh2st", "depth"}
     assert found["ridge"] > floor + 0.08
-    assert found["mmap"] > floor + 0.08
+    assert found["nh2st"] > floor + 0.08
     assert abs(found["shuffled"]) < 0.03
     assert abs(found["coordinates"]) < 0.08
 
