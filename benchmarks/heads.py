@@ -25,7 +25,8 @@ import torch
 from ..heads import make_head
 from ..heads.engine.attention import attend, attention_backend
 from ..heads.engine.batch import Batch
-from ..heads.engine.head import NeuralHead, device_of
+from ..heads.engine.device import device_of
+from ..heads.engine.head import NeuralHead
 from ..heads.engine.module import HeadModule, Shape
 from ..heads.engine.precision import half_precision
 from ..heads.engine.rows import RowData

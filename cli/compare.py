@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .output import OK, SOME_FAILED, console, print_json, progress_bar, result, say
+from .protocol_options import (
+    Centring,
+    Panel,
+    PanelSize,
+    Seed,
+    SpotWeight,
+    Standardise,
+    Views,
+    few_threads,
+    protocol_changes,
+)
 
 if TYPE_CHECKING:
     from ..heads.evaluation.compare import CompareOptions
     from ..heads.evaluation.comparison import Comparison
-
-
-SMALL_BYTES = 64 * 2**20
 
 
 def compare(
@@ -27,28 +35,19 @@ def compare(
     backbone: Annotated[
         list[str] | None, typer.Option("--backbone", help="Which features, one or several, where there are several.")
     ] = None,
-    views: Annotated[list[str] | None, typer.Option("--views", help="Views side by side; all where not given.")] = None,
+    views: Views = None,
     view_sets: Annotated[
         list[str] | None,
         typer.Option("--view-sets", help="Sets of views, as 20x 20x+10x, in place of --views."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("report"),
-    standardise: Annotated[
-        str | None, typer.Option("--standardise", help="slide or none, in place of what the protocol says of features.")
-    ] = None,
-    centring: Annotated[
-        str | None, typer.Option("--centring", help="slide or none, in place of what the protocol says of targets.")
-    ] = None,
-    spot_weight: Annotated[
-        str | None, typer.Option("--spot-weight", help="depth or none, in place of what the protocol says.")
-    ] = None,
-    panel: Annotated[
-        str | None,
-        typer.Option("--panel", help="A rule for genes, or a file that lists them, in place of the protocol's."),
-    ] = None,
-    panel_size: Annotated[int | None, typer.Option("--panel-size", help="How many genes the rule takes.")] = None,
+    standardise: Standardise = None,
+    centring: Centring = None,
+    spot_weight: SpotWeight = None,
+    panel: Panel = None,
+    panel_size: PanelSize = None,
     genes: Annotated[list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
+    seed: Seed = 0,
     jobs: Annotated[int, typer.Option("--jobs", help="Folds trained at the same time, each in its own process.")] = 1,
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: folds as tasks of a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster.")] = None,
@@ -63,16 +62,19 @@ def compare(
     """
     from ..heads.evaluation.compare import CompareOptions
 
+    changes = protocol_changes(
+        standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
+    )
     options = CompareOptions(
         heads=tuple(heads or ("all",)),
         protocols=tuple(protocol or ("strict",)),
         backbones=tuple(backbone or ()),
         view_sets=_view_sets(views or (), view_sets or ()),
-        standardise=_choice("--standardise", standardise, "slide", "none"),
-        centring=_choice("--centring", centring, "slide", "none"),
-        spot_weight=_choice("--spot-weight", spot_weight, "depth", "none"),
-        panel=_panel(panel),
-        panel_size=panel_size,
+        standardise=changes.standardise,
+        centring=changes.centring,
+        spot_weight=changes.spot_weight,
+        panel=changes.panel,
+        panel_size=changes.panel_size,
         seed=seed,
         genes=tuple(genes or ()),
         cells=None if fresh else (out / "cells").absolute(),
@@ -98,36 +100,15 @@ def _view_sets(views: Sequence[str], sets: Sequence[str]) -> tuple[tuple[str, ..
     return tuple(tuple(one.split("+")) for one in sets) or ((tuple(views),) if views else ())
 
 
-def _choice(option: str, text: str | None, *choices: str) -> Any:
-    """One of the words that a protocol's field may hold, or None."""
-    from ..store.errors import ProtocolError
-
-    if text is None or text in choices:
-        return text
-    msg = f"{option} {text!r}: choose {' or '.join(choices)}"
-    raise ProtocolError(msg)
-
-
-def _panel(text: str | None) -> str | tuple[str, ...] | None:
-    """A rule's name, or the genes of a file."""
-    from ..heads.evaluation.gene_lists import read_gene_list
-    from ..heads.evaluation.panel_rules import PANEL_RULES
-
-    return text if text is None or text in PANEL_RULES else read_gene_list(Path(text))
-
-
 def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
     """Compare under a progress bar and write the results."""
-    import torch
-
     from ..heads.evaluation.compare import compare as run_compare
     from ..heads.evaluation.report import write_report
     from ..heads.evaluation.results_file import write_provenance, write_results
     from ..store import Store
 
     opened = Store(store)
-    if store.is_dir() and sum(entry.size for entry in opened.entries if entry.kind == "features") < SMALL_BYTES:
-        torch.set_num_threads(1)  # heads on small cohorts are small: threads cost more than they give
+    few_threads(opened, store)
     with progress_bar("compare") as progress:
         comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)

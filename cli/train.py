@@ -8,8 +8,18 @@ from typing import Annotated
 
 import typer
 
-from .compare import SMALL_BYTES, _choice, _panel
 from .output import print_json, result, say
+from .protocol_options import (
+    Centring,
+    Panel,
+    PanelSize,
+    Seed,
+    SpotWeight,
+    Standardise,
+    Views,
+    few_threads,
+    protocol_changes,
+)
 
 
 def train(
@@ -20,41 +30,32 @@ def train(
         str, typer.Option("--protocol", help="Whose genes, target and preprocessing are taken.")
     ] = "strict",
     backbone: Annotated[str | None, typer.Option("--backbone", help="Which features, where there are several.")] = None,
-    views: Annotated[list[str] | None, typer.Option("--views", help="Views side by side; all where not given.")] = None,
+    views: Views = None,
     slides: Annotated[
         list[str] | None, typer.Option("--slides", help="Slides; all with counts where not given.")
     ] = None,
     patches: Annotated[str, typer.Option("--patches", help="Patch set that was measured.")] = "spots",
-    panel: Annotated[
-        str | None,
-        typer.Option("--panel", help="A rule for genes, or a file that lists them, in place of the protocol's."),
-    ] = None,
-    panel_size: Annotated[int | None, typer.Option("--panel-size", help="How many genes the rule takes.")] = None,
-    standardise: Annotated[
-        str | None, typer.Option("--standardise", help="slide or none, in place of what the protocol says of features.")
-    ] = None,
-    centring: Annotated[
-        str | None, typer.Option("--centring", help="slide or none, in place of what the protocol says of targets.")
-    ] = None,
-    spot_weight: Annotated[
-        str | None, typer.Option("--spot-weight", help="depth or none, in place of what the protocol says.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of all that is random.")] = 0,
+    panel: Panel = None,
+    panel_size: PanelSize = None,
+    standardise: Standardise = None,
+    centring: Centring = None,
+    spot_weight: SpotWeight = None,
+    seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train one head on every slide with counts, prepared as `compare` prepares training slides.
 
     Nothing is held out: how good such a head is, `tissuary compare` tells.
     """
-    import torch
-
     from ..heads.prediction.training import TrainOptions
     from ..heads.prediction.training import train as run_training
     from ..store import Store
 
     opened = Store(store)
-    if store.is_dir() and sum(entry.size for entry in opened.entries if entry.kind == "features") < SMALL_BYTES:
-        torch.set_num_threads(1)  # heads on small cohorts are small: threads cost more than they give
+    few_threads(opened, store)
+    changes = protocol_changes(
+        standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
+    )
     options = TrainOptions(
         head=head,
         protocol=protocol,
@@ -62,11 +63,11 @@ def train(
         views=tuple(views or ()),
         patches=patches,
         slides=tuple(slides or ()),
-        standardise=_choice("--standardise", standardise, "slide", "none"),
-        centring=_choice("--centring", centring, "slide", "none"),
-        spot_weight=_choice("--spot-weight", spot_weight, "depth", "none"),
-        panel=_panel(panel),
-        panel_size=panel_size,
+        standardise=changes.standardise,
+        centring=changes.centring,
+        spot_weight=changes.spot_weight,
+        panel=changes.panel,
+        panel_size=changes.panel_size,
         seed=seed,
     )
     report = run_training(opened, out, options=options)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..store.arrays import Floats, Pixels
+from ..store.cores import usable_cores
 from .device import Uploader
 from .reading import Field
 from .resampling import resample_regions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .backbones.build import Encoder
 
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = usable_cores()
 """Cores that this process may use."""
 
 LARGEST_REGION = 3

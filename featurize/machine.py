@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from ..store.cores import usable_cores
 from ..store.memory_limit import UNLIMITED, memory_limit
 
 GIB = 1 << 30
@@ -33,6 +33,9 @@ LIBRARIES = {
     "xformers": ("a second attention backend, on NVIDIA GPUs", "pip install xformers"),
 }
 """Module -> what needs it, and how to get it."""
+
+DISTRIBUTIONS = {"openslide": "openslide-python"}
+"""Module to distribution where their names differ."""
 
 OPTIONAL = {"transformers", "spatialdata", "ray", "xformers"}
 """Modules without which everything else still runs."""
@@ -63,8 +66,7 @@ def machine(folder: Path) -> tuple[Finding, ...]:
 
 def _hardware(folder: Path) -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("processors", "ok", f"{cores}")
+    yield Finding("processors", "ok", f"{usable_cores()}")
     memory = memory_limit()
     told = "no limit known" if memory >= UNLIMITED else f"{memory / GIB:.1f} GiB"
     small = memory < 4 * GIB
@@ -97,18 +99,12 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    names = _distributions()
     for module, (purpose, mend) in LIBRARIES.items():
         if find_spec(module) is None:
             state: State = "note" if module in OPTIONAL else "missing"
             yield Finding(module, state, f"not installed: {purpose}", mend)
         else:
-            yield Finding(module, "ok", version(names.get(module, module)))
-
-
-def _distributions() -> dict[str, str]:
-    """Module -> distribution where their names differ."""
-    return {"openslide": "openslide-python"}
+            yield Finding(module, "ok", version(DISTRIBUTIONS.get(module, module)))
 
 
 def _faiss() -> Finding:

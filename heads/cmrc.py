@@ -137,6 +137,11 @@ class CMRC(RetrievalHead):
         """Numbers of epochs to choose from: one, since every mode has its own."""
         return (20,) if self.tunes else (self._published_epochs,)
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether a grid would be taken where there is one."""
+        return self.tokens == "grid" or (self.tokens == "auto" and self.mode == "paper")
+
     def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
         """Views, and the grid; prediction in mode "fixed" does without a grid."""
         views = tuple(table.columns.values())
@@ -176,7 +181,7 @@ class CMRC(RetrievalHead):
         grids = [
             one for one in table.token_columns.values() if (FeatureKey.parse(one.key).layout or "").startswith("grid")
         ]
-        if self.tokens == "views" or (self.tokens == "auto" and (not grids or self.mode != "paper")):
+        if not self.reads_tokens or (self.tokens == "auto" and not grids):
             return None
         if not grids:
             msg = f"tokens='grid', and there is no token grid: make it with {MAKE_TOKENS}, or take tokens=auto"

@@ -45,6 +45,11 @@ def training_arrays(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float
     return table.targets, table.weights
 
 
+def reads_tokens(head: Head) -> bool:
+    """Whether a head reads `table.token_columns`, as its attribute of this name says; without one it does not."""
+    return bool(getattr(head, "reads_tokens", False))
+
+
 def options_of(head: Any) -> dict[str, Any]:
     """Options of a head as it was constructed; what it chose on inner folds is in `chosen_`."""
     public = {name: value for name, value in vars(head).items() if not name.endswith("_") and not name.startswith("_")}

@@ -15,7 +15,7 @@ from ..store.arrays import Floats, Ints
 from ..store.errors import HeadError
 from ..store.feature_column import FeatureColumn
 from ..store.table import Table
-from .contract import Head, training_arrays
+from .contract import Head, reads_tokens, training_arrays
 from .engine.anchor import cross_fit_groups
 from .engine.selection import MOST_INNER_FOLDS
 from .evaluation.targets import slide_mean
@@ -115,6 +115,11 @@ class Ensemble:
         own: list[Any] = getattr(self, "members_", [])
         found = [*table.columns.values(), *(c for head in own if hasattr(head, "columns") for c in head.columns(table))]
         return tuple({column.key: column for column in found}.values())
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether a member does."""
+        return any(map(reads_tokens, self._made(self.members.split("+"))))
 
     @property
     def context_um(self) -> float | None:

@@ -102,14 +102,12 @@ class M2ORT(TokenHead):
         super().__init__(
             reduce=None if paper else reduce,
             vectors=vectors and not paper,
-            engine={
-                "anchor": anchor,
-                "training": PAPER_TRAINING if paper else TrainingOptions(batch=BATCH, weight_decay=weight_decay),
-                "epochs": epochs,
-                "members": members or (1 if paper else 3),
-                "seed": seed,
-                "device": device,
-            },
+            anchor=anchor,
+            training=PAPER_TRAINING if paper else TrainingOptions(batch=BATCH, weight_decay=weight_decay),
+            epochs=epochs,
+            members=members or (1 if paper else 3),
+            seed=seed,
+            device=device,
         )
         self.mode, self.levels, self.layout, self.grid = mode, levels, layout, grid
         self.size = size or ("tiny" if paper else "nano")

@@ -89,14 +89,12 @@ class M2OST(TokenHead):
         super().__init__(
             reduce=None if published else reduce,
             vectors=vectors and not published,
-            engine={
-                "anchor": anchor,
-                "training": PAPER_TRAINING if published else TrainingOptions(batch=BATCH, weight_decay=weight_decay),
-                "epochs": epochs,
-                "members": members or (1 if published else 3),
-                "seed": seed,
-                "device": device,
-            },
+            anchor=anchor,
+            training=PAPER_TRAINING if published else TrainingOptions(batch=BATCH, weight_decay=weight_decay),
+            epochs=epochs,
+            members=members or (1 if published else 3),
+            seed=seed,
+            device=device,
         )
         self.mode, self.levels = mode, levels
         self.heads = heads or (3 if published else 1)

@@ -123,6 +123,11 @@ class MMAP(NeuralHead):
         widths = Widths(DIM if self.dim is None else self.dim, self.rank, self.prototypes, self.dropout)
         return MultiViewPrototypes(shape, widths, space=space, feature=feature)
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether views are seen as token grids."""
+        return self.tokens
+
     def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
         """Features of all views; with `tokens`, the finest as it is and the others as token grids.
 

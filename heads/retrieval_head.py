@@ -17,12 +17,12 @@ from ..store.nearest import Groups
 from ..store.table import Table
 from .contract import training_arrays
 from .engine.batch import Batch
-from .engine.head import NeuralHead, _Learner, as_unseen
+from .engine.head import NeuralHead
+from .engine.learner import InnerFold, Learner, as_unseen
 from .engine.module import HeadModule
 from .engine.neighbourhoods import apart, groups_of
 from .engine.predicting import predict_rows
 from .engine.rows import RowData
-from .engine.stacked import train_all
 from .engine.training import TrainingOptions
 from .evaluation.targets import centre_by_slide, slide_mean
 from .inner import mean_within_slide
@@ -156,25 +156,17 @@ class RetrievalHead(NeuralHead):
         given = {name: getattr(self, name) for name in ("k", "temperature", "blend")}
         return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
-    def _inner(self, learner: _Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
-        views = [learner.view(rows) for rows, _ in folds]
-        runs = [
-            [self._run(learner, data, rows, epochs=epochs, seed=self.seed) for epochs in tried]
-            for (rows, _), (data, _) in zip(folds, views, strict=True)
-        ]
-        train_all([run for fold in runs for run in fold])
-        for (_, held), (_, anchor) in zip(folds, views, strict=True):
-            learner.inner_base[held] = 0.0 if anchor is None else anchor.predict(learner.x[held])
+    def _inner(self, learner: Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
+        trained, held = self.train_inside(learner, folds, tried), np.concatenate([held for _, held in folds])
         by_epochs = []
         for i, epochs in enumerate(tried):
-            parts = [
-                self._held_out(learner, fold[i].module, data, rows, held)
-                for fold, (rows, held), (data, _) in zip(runs, folds, views, strict=True)
-            ]
-            by_epochs.append(self._tune(learner, parts, np.concatenate([held for _, held in folds]), epochs))
+            parts = [self._searched(learner, fold.modules[i], fold) for fold in trained]
+            by_epochs.append(self._tune(learner, parts, held, epochs))
         return [list(fold) for fold in zip(*by_epochs, strict=True)]
 
-    def _held_out(self, learner: _Learner, module: HeadModule, data: RowData, rows: Ints, held: Ints) -> HeldOut:
+    def _searched(self, learner: Learner, module: HeadModule, fold: InnerFold) -> HeldOut:
+        """What the rows held out find among the others."""
+        data, rows, held = fold.data, fold.rows, fold.held
         assert data.y is not None
         regression, queries = _predicted(module, as_unseen(data), held)
         group = np.unique(groups_of(learner.table, apart(learner.table, rows)), return_inverse=True)[1]
@@ -189,7 +181,7 @@ class RetrievalHead(NeuralHead):
             spread=self.spread_,
         )
 
-    def _tune(self, learner: _Learner, parts: Sequence[HeldOut], held: Ints, epochs: int) -> list[Floats]:
+    def _tune(self, learner: Learner, parts: Sequence[HeldOut], held: Ints, epochs: int) -> list[Floats]:
         """Choose k and temperature by retrieval alone, then the blend; predictions of every fold by what was chosen."""
         truth, slide = learner.y[held], learner.table.slide[held]
 

@@ -10,6 +10,7 @@ from ..store.table import Table
 from .contract import training_arrays
 from .engine.head import NeuralHead
 from .engine.module import Shape
+from .engine.training import TrainingOptions
 from .tokens import Level, Rows, columns_of, is_key, rows_of, view_of
 from .tokens_reduced import Components, learn_components, reduced
 
@@ -23,12 +24,25 @@ class TokenHead(NeuralHead):
         Principal components kept of every token, learnt on training spots; None leaves tokens as stored.
     vectors
         Whether the vectors of all views follow the levels.
-    engine
-        Arguments of `NeuralHead`.
+    anchor, training, epochs, members, seed, device
+        As in `NeuralHead`.
     """
 
-    def __init__(self, *, reduce: int | None, vectors: bool, engine: dict[str, Any]) -> None:
-        super().__init__(**engine)
+    reads_tokens = True
+
+    def __init__(
+        self,
+        *,
+        reduce: int | None,
+        vectors: bool,
+        anchor: str | None,
+        training: TrainingOptions,
+        epochs: int | None,
+        members: int,
+        seed: int,
+        device: str,
+    ) -> None:
+        super().__init__(anchor=anchor, training=training, epochs=epochs, members=members, seed=seed, device=device)
         self.reduce, self.vectors = reduce, vectors
         self._prepared: tuple[Table, tuple[FeatureColumn, ...]] | None = None
 

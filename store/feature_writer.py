@@ -7,7 +7,6 @@ process; the journal's checksums find what a loss of power took.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,8 +20,9 @@ import numpy as np
 from .arrays import Floats, Ints
 from .atomic import check_named, disk_errors, named_file, publish, remove_resumable, resumable_path
 from .errors import StoreError
-from .feature_file import FeatureHeader, read_features
-from .feature_rows import FeatureRows, check_finite, check_shape, create_rows, recast_rows
+from .feature_file import FeatureHeader
+from .feature_resume import begin, dtype_after, identity_of, partial_path, resume
+from .feature_rows import FeatureRows, check_finite, check_shape, recast_rows
 from .journal import Block, Journal
 from .precision import FP16, FP32, half
 
@@ -63,10 +63,10 @@ def open_job(
         msg = f"slide {header.slide_id}: the order of {len(order)} visits is no permutation of {shape[0]} rows"
         raise StoreError(msg)
     header = replace(header, plan=dict(plan))
-    identity = _identity(header, shape, block_rows=block_rows, order=order)
+    identity = identity_of(header, shape, block_rows=block_rows, order=order)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows, journal = _resume(path, header, identity) or _begin(path, header, identity)
+        rows, journal = resume(path, header, identity) or begin(path, header, identity)
         job = FeatureJob(path, header, rows=rows, journal=journal, order=order, block_rows=block_rows)
         job.rewind(job.count_intact())
     return job
@@ -145,7 +145,7 @@ class FeatureJob:
         """Forget all but the first `blocks` blocks, so that they are written again."""
         if blocks >= self.blocks_done:
             return
-        dtype = _dtype_after(self._journal.blocks[:blocks])
+        dtype = dtype_after(self._journal.blocks[:blocks])
         with disk_errors(self._path):
             self._check_own()
             self._recast(dtype, blocks=blocks)
@@ -203,56 +203,11 @@ class FeatureJob:
             return
         self._check_own()
         former, done = self._rows, self._order[: blocks * self._block_rows]
-        self._rows = recast_rows(former, _partial_path(self._path, dtype), self._header, dtype=dtype, done=done)
+        self._rows = recast_rows(former, partial_path(self._path, dtype), self._header, dtype=dtype, done=done)
         former.close()
         del self._own[former.path]
         self._own[self._rows.path] = named_file(self._rows.path)
 
     def _drop_other(self) -> None:
         """Remove the file of the dtype that is not in use."""
-        _partial_path(self._path, FP32 if self._rows.dtype == FP16 else FP16).unlink(missing_ok=True)
-
-
-def _identity(header: FeatureHeader, shape: tuple[int, ...], *, block_rows: int, order: Ints) -> dict[str, Any]:
-    return {
-        **header.attributes(),
-        "shape": list(shape),
-        "visited_block_rows": block_rows,
-        "order_sha256": hashlib.sha256(np.asarray(order, dtype="<i8").tobytes()).hexdigest(),
-    }
-
-
-def _begin(path: Path, header: FeatureHeader, identity: Mapping[str, Any]) -> tuple[FeatureRows, Journal]:
-    remove_resumable(path)
-    rows = create_rows(_partial_path(path, FP16), header, shape=tuple(identity["shape"]), dtype=FP16)
-    return rows, Journal.create(path, identity)
-
-
-def _resume(path: Path, header: FeatureHeader, identity: Mapping[str, Any]) -> tuple[FeatureRows, Journal] | None:
-    """What a former job left, if it is of the same identity and whole."""
-    journal = Journal.open(path)
-    if journal is None:
-        return None
-    other = sorted(name for name in identity if journal.identity.get(name) != identity[name])
-    problem = f"other {', '.join(other)}" if other else ""
-    partial = _partial_path(path, _dtype_after(journal.blocks))
-    try:
-        found = read_features(partial)
-        if (found.header.attributes(), list(found.features.shape)) != (header.attributes(), identity["shape"]):
-            problem = problem or "its attributes are not those of its journal"
-    except StoreError as error:
-        problem = problem or str(error)
-    if problem:
-        log.warning("%s is begun anew; what a former job left of it cannot be used: %s", path, problem)
-        journal.close()
-        return None
-    log.info("%s: %d blocks of a former job are there", path, len(journal.blocks))
-    return FeatureRows(partial), journal
-
-
-def _dtype_after(blocks: list[Block]) -> np.dtype[Any]:
-    return np.dtype(blocks[-1].dtype) if blocks else FP16
-
-
-def _partial_path(path: Path, dtype: np.dtype[Any]) -> Path:
-    return resumable_path(path, f"partial-f{dtype.itemsize}")
+        partial_path(self._path, FP32 if self._rows.dtype == FP16 else FP16).unlink(missing_ok=True)

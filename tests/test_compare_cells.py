@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tissuary.heads import CompareOptions, compare
+from tissuary.heads.evaluation.comparison_plan import make_plan
 from tissuary.heads.evaluation.contestants import Contestant, contestants
 from tissuary.heads.evaluation.protocols import get_protocol
 from tissuary.heads.evaluation.results_file import write_provenance
@@ -15,7 +16,7 @@ from tissuary.heads.ridge import Ridge
 from tissuary.store import Store
 from tissuary.store.errors import HeadError, StoreError
 from tissuary.store.expression import read_expression, write_expression
-from tissuary.store.feature_file import read_features, write_features
+from tissuary.store.feature_file import FeatureHeader, read_features, write_features
 from tissuary.store.patch_file import read_patches
 from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
 from tissuary.store.slide_file import read_slide, write_slide
@@ -59,6 +60,44 @@ def test_a_comparison_that_was_run_before_trains_nothing_and_gives_the_same(stor
     assert len(fits) == trained
     assert second.records == first.records  # times included: they are those of the training
     assert without_times(first) == without_times(compare(store, options=replace(options, cells=None)))
+
+
+TOKENS = ("toy@20x.grid7x7", "toy@5x.grid7x7")
+
+
+def add_tokens(store, seed=0):
+    """Token grids of every slide."""
+    rng = np.random.default_rng(seed)
+    for slide_id in store.slide_ids:
+        place = read_patches(patches_path(store.path, slide_id, patches="spots"))
+        for key, fov_um in zip(TOKENS, (112.0, 448.0), strict=True):
+            own = ("toy", {"licence": "CC0"}, fov_um / 224, fov_um, 1.0, "fp32", place.digest, 0.5, "none")
+            path = features_path(store.path, slide_id, key=key, patches="spots")
+            path.unlink(missing_ok=True)
+            with write_features(path, FeatureHeader(slide_id, *own), shape=(len(place), 49, 4)) as writer:
+                writer.append(rng.normal(size=(len(place), 49, 4)).astype(np.float32))
+    return Store(store.path)
+
+
+def test_tokens_are_loaded_only_for_heads_that_read_them(store, options):
+    store = add_tokens(store)
+    assert not make_plan(store, replace(options, heads=("ridge", "m2ort:speed=9"))).table.token_columns
+    for reader in ("m2ost", "cmrc:paper", "ensemble:members=ridge+m2ort"):
+        assert sorted(make_plan(store, replace(options, heads=("ridge", reader))).table.token_columns) == sorted(TOKENS)
+
+
+def test_cells_of_other_heads_are_taken_when_one_that_reads_tokens_joins(store, options, fits):
+    store = add_tokens(store)
+    compare(store, options=options)
+    trained = len(fits)
+    joined = replace(options, heads=("ridge", "m2ost:epochs=1,members=1"))
+    cells = len(list(options.cells.iterdir()))
+    compare(store, options=joined)
+    assert len(fits) == trained
+    assert len(list(options.cells.iterdir())) == cells + 4
+    compare(add_tokens(store, seed=1), options=joined)  # other tokens under one fingerprint
+    assert len(fits) == trained
+    assert len(list(options.cells.iterdir())) == cells + 8
 
 
 def test_a_comparison_that_was_stopped_trains_only_what_is_missing(store, options, fits, monkeypatch):

@@ -67,7 +67,7 @@ def test_a_run_predicts_what_a_comparison_would(name, options, words, tmp_path):
     told = predict(tmp_path / "run", store, tmp_path / "out", options=replace(BARE, slides=("D1", "E1")))
     assert not told.failed
     strict = replace(get_protocol("strict"), panel_size=8)
-    table, _ = usable_table(store, (KEY,), patches="spots")
+    table, _ = usable_table(store, (KEY,), patches="spots", tokens=False)
     fold = prepare(prepare_cohort(table, strict), Fold("D", train=(0, 1, 2), test=(3, 4)), strict)
     head = make_head(name, **options).fit(fold.train)
     whole, holed = (fold.test.select_slides([one]) for one in range(2))

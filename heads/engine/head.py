@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from ...store.arrays import Floats, Ints
-from ...store.errors import HeadError
 from ...store.feature_column import FeatureColumn
 from ...store.table import Table
 from ..contract import training_arrays
 from ..principal import gene_spread
-from .anchor import FIXED_GATE, Anchor, checked_anchor, choose_gates, fit_anchor
+from .anchor import FIXED_GATE, choose_gates
+from .device import device_of
+from .learner import InnerFold, Learner, as_unseen
 from .module import HeadModule, Shape, start_at_zero
 from .neighbourhoods import NeighbourRule, groups_of, in_tissue, kinds_of, look_alikes
 from .predicting import predict_rows
@@ -124,7 +125,7 @@ class NeuralHead:
         """
         y, weights = training_arrays(table)
         self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
-        learner = _Learner.of(self, table)
+        learner = Learner.of(self, table, rows=self._rows(table))
         self.shape_ = learner.shape
         choice = choose_epochs(
             table,
@@ -180,7 +181,7 @@ class NeuralHead:
             data = replace(data, space=space, donor=donor)
         return replace(data, expression=self.expression)
 
-    def _run(self, learner: _Learner, data: RowData, rows: Ints, *, epochs: int, seed: int) -> Run:
+    def _run(self, learner: Learner, data: RowData, rows: Ints, *, epochs: int, seed: int) -> Run:
         torch.manual_seed(seed)
         module = self.build(learner.shape)
         if self.anchor is not None:
@@ -189,25 +190,35 @@ class NeuralHead:
         self.prepare(module, data, rows, seed=seed)
         return Run(module, data, rows, replace(self.training, epochs=epochs), seed)
 
-    def _inner(self, learner: _Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
+    def _inner(self, learner: Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
         """Predictions of every fold's held-out rows by every candidate, anchor included."""
+        return [
+            [learner.inner_base[fold.held] + self._held_out(module, fold) for module in fold.modules]
+            for fold in self.train_inside(learner, folds, tried)
+        ]
+
+    def _held_out(self, module: HeadModule, fold: InnerFold) -> NDArray[np.float32]:
+        return np.asarray(predict_rows([module], as_unseen(fold.data), rows=fold.held) * self.spread_)
+
+    def train_inside(
+        self, learner: Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]
+    ) -> list[InnerFold]:
+        """Train the first member on every inner fold for every number of epochs, all of them together."""
+        seed = member_seeds(self.seed, 1)[0]
         views = [learner.view(rows) for rows, _ in folds]
         runs = [
-            self._run(learner, data, rows, epochs=epochs, seed=member_seeds(self.seed, 1)[0])
+            [self._run(learner, data, rows, epochs=epochs, seed=seed) for epochs in tried]
             for (rows, _), (data, _) in zip(folds, views, strict=True)
-            for epochs in tried
         ]
-        train_all(runs)
-        out = []
-        for i, ((_, held), (data, anchor)) in enumerate(zip(folds, views, strict=True)):
-            unseen = as_unseen(data)
-            base = 0.0 if anchor is None else anchor.predict(learner.x[held])
-            mine = runs[i * len(tried) : (i + 1) * len(tried)]
-            out.append([base + predict_rows([run.module], unseen, rows=held) * self.spread_ for run in mine])
-            learner.inner_base[held] = base
-        return out
+        train_all([run for fold in runs for run in fold])
+        for (_, held), (_, anchor) in zip(folds, views, strict=True):
+            learner.inner_base[held] = 0.0 if anchor is None else anchor.predict(learner.x[held])
+        return [
+            InnerFold(rows, held, data, tuple(run.module for run in fold))
+            for (rows, held), (data, _), fold in zip(folds, views, runs, strict=True)
+        ]
 
-    def _set_gate(self, learner: _Learner, held: Ints | None, prediction: Floats | None) -> None:
+    def _set_gate(self, learner: Learner, held: Ints | None, prediction: Floats | None) -> None:
         if held is None or prediction is None:
             self.gate_ = np.full(learner.y.shape[1], FIXED_GATE)
         else:
@@ -220,64 +231,6 @@ class NeuralHead:
         self.chosen_ |= {"anchor_alpha": self.anchor_.alpha, "cross_fit": self.anchor_.groups, "gates": shares}
 
 
-@dataclass(frozen=True)
-class _Learner:
-    """What all trainings on one table share."""
-
-    head: NeuralHead
-    table: Table
-    y: NDArray[np.float32]
-    x: NDArray[np.float32]
-    base: RowData
-    shape: Shape
-    inner_base: Floats
-
-    @classmethod
-    def of(cls, head: NeuralHead, table: Table) -> _Learner:
-        y, _ = training_arrays(table)
-        wanted = kinds_of(head.neighbours)
-        anchored = checked_anchor(head.anchor) is not None
-        columns = head.columns(table)
-        shape = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
-        x = table.features() if anchored or wanted[1] else np.empty((len(table), 0), dtype=np.float32)
-        return cls(head, table, y, x, head._rows(table), shape, np.zeros(y.shape))
-
-    def view(self, rows: Ints) -> tuple[RowData, Anchor | None]:
-        """What a training on some rows sees: their look-alikes among themselves, and what their anchor leaves."""
-        data, anchor, y = self.base, None, self.y
-        if kinds_of(self.head.neighbours)[1]:
-            found = look_alikes(self.table, self.head.rule, train=rows, vectors=self.x, seed=self.head.seed)
-            data = replace(data, feature=found)
-        if self.head.anchor is not None:
-            anchor = fit_anchor(self.table, self.x, rows)
-            y = y.copy()
-            y[rows] -= anchor.held_out
-        # A look-alike shows its targets, not what its anchor leaves: that anchor was fitted on the query's targets.
-        return data.with_targets(y / self.head.spread_, shown=self.y / self.head.spread_), anchor
-
-
-def as_unseen(data: RowData) -> RowData:
-    """Rows as at prediction: their own targets out of sight, those of look-alikes in training rows still shown."""
-    return replace(data, y=None, shown=None, reference=None if data.feature is None else data)
-
-
 def member_seeds(seed: int, members: int) -> tuple[int, ...]:
     """Seeds of the networks of a head: two heads of different seeds share none, so that they are repeats."""
     return tuple(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(members))
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises
-    ------
-    HeadError
-        If there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        msg = f"device {name!r}: {error}; choose cpu, cuda or auto"
-        raise HeadError(msg) from error

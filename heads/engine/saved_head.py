@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...store.table import Table
-from .head import device_of
+from .device import device_of
 from .saved_features import FeatureNeed, check_headers, chosen_columns
 from .saved_offset import SlideOffset
 from .saving_files import read_saved

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...store.errors import HeadError
-from .head import NeuralHead, device_of
+from .device import device_of
+from .head import NeuralHead
 from .rows import RowData
 from .saving_values import class_at, location_of, unpack
 

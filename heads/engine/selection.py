@@ -61,13 +61,11 @@ def choose_epochs(
     predict
         Given inner folds (train, held out) and candidates, the predictions of each fold's held-out rows by each.
     """
+    selection = "fixed" if epochs is None else "given"
     if epochs is None and len(candidates) == 1:  # nothing to choose
         epochs = candidates[0]
     rule, folds = inner_folds(table)
-    given: dict[str, Any] = {
-        "epochs": FIXED_EPOCHS if epochs is None else epochs,
-        "selection": "fixed" if epochs is None else "given",
-    }
+    given: dict[str, Any] = {"epochs": FIXED_EPOCHS if epochs is None else epochs, "selection": selection}
     if rule == "fixed" or (epochs is not None and not held_needed):
         return Choice(given["epochs"], given)
     folds = merge_folds(folds, MOST_INNER_FOLDS)

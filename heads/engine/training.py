@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -153,8 +153,3 @@ def follow(average: nn.Module, module: nn.Module, *, decay: float) -> None:
     with torch.no_grad():
         for mean, now in zip(average.parameters(), module.parameters(), strict=True):
             mean.lerp_(now, 1.0 - decay)
-
-
-def with_epochs(run: Run, epochs: int) -> Run:
-    """The same run for another number of epochs."""
-    return replace(run, options=replace(run.options, epochs=epochs))

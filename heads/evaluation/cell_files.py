@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -18,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...store.atomic import atomic_path
+from ...store.feature_column import FeatureColumn
 from ...store.table import Table
 
 log = logging.getLogger(__name__)
 
 VERSIONS = ("torch", "numpy", "scipy", "scikit-learn", "scanpy", "anndata")
+ROWS = 8192
+"""Rows digested together."""
+
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -108,21 +112,34 @@ def _plain(value: object) -> object:
 
 
 def prepared_digest(train: Table, test: Table, *others: NDArray[Any]) -> str:
-    """Digest of the numbers that heads of one fold get: features, density, targets, weights, offsets, genes."""
-    digest = hashlib.sha256(
-        json.dumps([train.panel, *map(list, (train.columns, train.control_columns, train.token_columns))]).encode()
-    )
+    """Digest of the numbers that heads of one fold get, tokens apart: features, targets, weights, offsets, genes."""
+    digest = hashlib.sha256(json.dumps([train.panel, *map(list, (train.columns, train.control_columns))]).encode())
     for table in (train, test):
-        columns = (*table.columns.values(), *table.control_columns.values(), *table.token_columns.values())
-        for column in columns:
-            for part in (column.gather(table.slide, table.row), column.shift, column.scale):
-                _update(digest, part)
+        _update_columns(digest, table, (*table.columns.values(), *table.control_columns.values()))
         arrays = (table.targets, table.target_offset, table.weights, table.array, table.center_um, table.slide)
         for array in arrays:
             _update(digest, array)
     for other in others:
         _update(digest, other)
     return digest.hexdigest()
+
+
+def tokens_digest(train: Table, test: Table) -> str:
+    """Digest of the tokens that heads of one fold may read."""
+    digest = hashlib.sha256(json.dumps(list(train.token_columns)).encode())
+    for table in (train, test):
+        _update_columns(digest, table, tuple(table.token_columns.values()))
+    return digest.hexdigest()
+
+
+def _update_columns(digest: Any, table: Table, columns: Sequence[FeatureColumn]) -> None:
+    """Features as heads get them, some rows at a time: tokens of a cohort need not fit into memory twice."""
+    for column in columns:
+        for start in range(0, len(table), ROWS):
+            some = slice(start, start + ROWS)
+            _update(digest, column.gather(table.slide[some], table.row[some]))
+        _update(digest, column.shift)
+        _update(digest, column.scale)
 
 
 def _update(digest: Any, part: NDArray[Any] | None) -> None:

@@ -56,9 +56,14 @@ class CellPlan:
         return self.features.views if self.contestant.entry.features else None
 
     def identity(self, prepared: Prepared, common: Mapping[str, Any]) -> dict[str, Any]:
-        """All that shapes the cell's predictions; `common` is what all cells on the same numbers share."""
+        """All that shapes the cell's predictions; `common` is what all cells on the same numbers share.
+
+        The digest of tokens belongs to the heads that read tokens: so cells of the others are taken again when such a
+        head joins a comparison.
+        """
+        shared = {name: value for name, value in common.items() if name != "tokens" or self.contestant.reads_tokens}
         return {
-            **common,
+            **shared,
             "contestant": asdict(self.contestant),
             "protocol": asdict(self.protocol),
             "slides": [(table.slide_ids, table.patient_ids) for table in (prepared.train, prepared.test)],

@@ -10,22 +10,21 @@ from ...store.errors import TissuaryError
 from ...store.naming import SPOTS
 from ...store.store import Store
 from ...store.table import Table
-from .cell_files import CellFolder, code_digest, prepared_digest
+from .cell_files import CellFolder, code_digest, prepared_digest, tokens_digest
 from .cells import CellPlan
 from .contestants import Contestant, contestants
 from .feature_sets import FeatureSet, feature_sets
 from .folds import Fold
 from .preparation import Cohort, Prepared, prepare
-from .protocol_changes import changes_told, with_panel, with_preprocessing
-from .protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
-from .protocols import get_protocol
+from .protocol_changes import ProtocolChanges, changed_protocol
+from .protocol_record import Protocol
 from .splits import outer_folds
 from .usable import usable_table
 
 
 @dataclass(frozen=True)
-class CompareOptions:
-    """What is compared.
+class CompareOptions(ProtocolChanges):
+    """What is compared, and what of the protocols is changed.
 
     Attributes
     ----------
@@ -37,12 +36,6 @@ class CompareOptions:
         Parts of the feature keys before the `@`; the store's only one where empty.
     view_sets
         Views side by side, one or several sets; all that a backbone has where empty.
-    standardise, centring, spot_weight
-        In place of what the protocols say of features, targets and weights; the records declare it.
-    panel
-        A rule for genes, or their names, in place of the protocols' own.
-    panel_size
-        How many genes, in place of the protocols' own.
     genes
         Genes whose maps are drawn beside those of the best and a median one.
     cells
@@ -58,11 +51,6 @@ class CompareOptions:
     backbones: tuple[str, ...] = ()
     view_sets: tuple[tuple[str, ...], ...] = ()
     patches: str = SPOTS
-    standardise: FeatureStandardisation | None = None
-    centring: TargetCentring | None = None
-    spot_weight: SpotWeight | None = None
-    panel: str | tuple[str, ...] | None = None
-    panel_size: int | None = None
     seed: int = 0
     genes: tuple[str, ...] = ()
     cells: Path | None = None
@@ -98,13 +86,10 @@ class ProtocolPlan:
         for fold in self.folds:
             for one in sets:
                 able = [who for who in self.contestants if who.entry.features or one == sets[0]]
-                cells = tuple(CellPlan(who, self.protocol, fold, one, self.seed_of(who, seed)) for who in able)
+                cells = tuple(
+                    CellPlan(who, self.protocol, fold, one, who.seed_under(self.protocol, seed)) for who in able
+                )
                 yield Group(self.protocol, one, fold, cells)
-
-    def seed_of(self, contestant: Contestant, seed: int) -> int:
-        """The paper's own seed for its own modes."""
-        own = (contestant.head, contestant.mode) in self.protocol.modes
-        return self.protocol.seed if own and self.protocol.seed is not None else seed
 
 
 @dataclass(frozen=True)
@@ -142,11 +127,12 @@ def make_plan(store: Store, options: CompareOptions) -> ComparisonPlan:
     TissuaryError
         If a head, protocol or feature key does not exist, or the cohort is too small for the only protocol.
     """
-    protocols = tuple(_protocol(name, options) for name in dict.fromkeys(options.protocols))
+    protocols = tuple(changed_protocol(name, options) for name in dict.fromkeys(options.protocols))
     lines = [contestants(options.heads, protocol) for protocol in protocols]
     sets = feature_sets(store, backbones=options.backbones, view_sets=options.view_sets, patches=options.patches)
     keys = tuple(dict.fromkeys(key for one in sets for key in one.keys))
-    table, warnings = usable_table(store, keys, patches=options.patches)
+    tokens = any(who.reads_tokens for line in lines for who in line)
+    table, warnings = usable_table(store, keys, patches=options.patches, tokens=tokens)
     plans, impossible = [], {}
     for protocol, who in zip(protocols, lines, strict=True):
         try:
@@ -163,14 +149,4 @@ def common_identity(folder: CellFolder, prepared: Prepared) -> dict[str, str]:
     if not folder.keeps:
         return {}
     numbers = prepared_digest(prepared.train, prepared.test, prepared.test_depth)
-    return {"code": code_digest(), "numbers": numbers}
-
-
-def _protocol(name: str, options: CompareOptions) -> Protocol:
-    protocol = with_preprocessing(
-        get_protocol(name),
-        feature_standardisation=options.standardise,
-        target_centring=options.centring,
-        spot_weight=options.spot_weight,
-    )
-    return changes_told(with_panel(protocol, panel=options.panel, size=options.panel_size))
+    return {"code": code_digest(), "numbers": numbers, "tokens": tokens_digest(prepared.train, prepared.test)}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...store.errors import HeadError
-from ..contract import Head
+from ..contract import Head, reads_tokens
 from ..registry import HEADS, HeadEntry, make_head, resolve_heads
 from .protocol_record import Protocol
 
@@ -38,6 +38,19 @@ class Contestant:
     def entry(self) -> HeadEntry:
         """Of the registry."""
         return HEADS[self.head]
+
+    def seed_under(self, protocol: Protocol, seed: int) -> int:
+        """The paper's own seed for the modes that a protocol adds, else the one given."""
+        own = (self.head, self.mode) in protocol.modes
+        return protocol.seed if own and protocol.seed is not None else seed
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the head reads token columns; one that cannot be made reads nothing, and says why when it is run."""
+        try:
+            return reads_tokens(self.make(0))
+        except HeadError:
+            return False
 
     def make(self, seed: int) -> Head:
         """Construct the head, seeded where it takes a seed.

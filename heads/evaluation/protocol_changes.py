@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...store.errors import ProtocolError
 from .panel_rules import get_panel_rule
 from .protocol_record import TRANSDUCTIVE_FEATURES, FeatureStandardisation, Protocol, SpotWeight, TargetCentring
 from .protocols import get_protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolChanges:
+    """What a user puts in place of what a protocol says; None keeps it.
+
+    Attributes
+    ----------
+    standardise, centring, spot_weight
+        Of features, targets and weights; the records declare it.
+    panel
+        A rule for genes, or their names.
+    panel_size
+        How many genes.
+    """
+
+    standardise: FeatureStandardisation | None = None
+    centring: TargetCentring | None = None
+    spot_weight: SpotWeight | None = None
+    panel: str | tuple[str, ...] | None = None
+    panel_size: int | None = None
+
+
+def changed_protocol(name: str, changes: ProtocolChanges) -> Protocol:
+    """Return the protocol of a name with the changes made, and told in `adapted`.
+
+    Raises
+    ------
+    ProtocolError
+        If there is no such protocol or rule, or no gene is wanted.
+    """
+    protocol = with_preprocessing(
+        get_protocol(name),
+        feature_standardisation=changes.standardise,
+        target_centring=changes.centring,
+        spot_weight=changes.spot_weight,
+    )
+    return changes_told(with_panel(protocol, panel=changes.panel, size=changes.panel_size))
 
 
 def with_preprocessing(

@@ -7,7 +7,6 @@ an earlier run. So it does not matter who trained what, and whatever a worker di
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ...store.cores import usable_cores
 from ...store.errors import HeadError, TissuaryError
 from ...store.store import Store
 from .cell_files import CellFolder
@@ -98,7 +98,7 @@ def _cohort(store: Path, options: CompareOptions, protocol: int) -> Cohort | Non
 def _in_processes(store: Path, options: CompareOptions, groups: int) -> Iterator[int]:
     """Numbers of groups as they are done; a dead process costs what it had not kept."""
     jobs = min(options.jobs, groups)
-    threads = max(1, _cores() // jobs)
+    threads = max(1, usable_cores() // jobs)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(train_group, store, options, number, threads) for number in range(groups)]
         for future in as_completed(futures):
@@ -123,7 +123,3 @@ def _on_ray(store: Path, options: CompareOptions, groups: int) -> Iterator[int]:
     while open_:
         ready, open_ = ray.wait(open_)
         yield from ray.get(ready)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

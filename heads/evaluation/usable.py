@@ -14,12 +14,13 @@ ROWS = 8192
 """Rows looked at together."""
 
 
-def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[Table, tuple[str, ...]]:
+def usable_table(store: Store, keys: tuple[str, ...], *, patches: str, tokens: bool) -> tuple[Table, tuple[str, ...]]:
     """All spots that have features and at least one count, and warnings about those left out.
 
     A spot without any count was not measured: as a zero it would enter panel, slide means and truth, and would be
-    told apart by every head that sees where tissue ends. The density control and token grids of the same backbones ride
-    along where all slides have them.
+    told apart by every head that sees where tissue ends. The density control rides along where all slides have it, and
+    so do token grids and sub-tiles of the same backbones with `tokens`: they are many times the rest, and what is
+    loaded is also looked at, standardised and digested.
 
     Raises
     ------
@@ -35,14 +36,15 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str) -> tuple[
         if FeatureKey.parse(key).backbone == DENSITY and set(slides) <= set(store.slides_with([key], patches=patches))
     ]
     encoders = {FeatureKey.parse(key).encoder for key in keys}
-    tokens = [
+    token_keys = [
         key
         for key in store.keys(patches)
-        if FeatureKey.parse(key).layout
+        if tokens
+        and FeatureKey.parse(key).layout
         and FeatureKey.parse(key).encoder in encoders
         and set(slides) <= set(store.slides_with([key], patches=patches))
     ]
-    table = store.table(keys, patches=patches, control_keys=density[:1], token_keys=tokens)
+    table = store.table(keys, patches=patches, control_keys=density[:1], token_keys=token_keys)
     check_finite(table)
     warnings = []
     missing = sorted(set(store.slide_ids) - set(table.slide_ids))

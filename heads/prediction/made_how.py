@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..engine.head import device_of
+from ..engine.device import device_of
 from ..engine.precision import half_precision
 from ..engine.saving_files import versions
 

@@ -19,9 +19,8 @@ from ..evaluation.contestants import Contestant, contestants
 from ..evaluation.feature_choice import feature_keys
 from ..evaluation.folds import Fold
 from ..evaluation.preparation import prepare, prepare_cohort
-from ..evaluation.protocol_changes import changes_told, with_panel, with_preprocessing
-from ..evaluation.protocol_record import FeatureStandardisation, Protocol, SpotWeight, TargetCentring
-from ..evaluation.protocols import get_protocol
+from ..evaluation.protocol_changes import ProtocolChanges, changed_protocol
+from ..evaluation.protocol_record import Protocol
 from ..evaluation.splits import patient_warnings
 from ..evaluation.targets import centre_by_slide
 from ..evaluation.usable import usable_table
@@ -32,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """What is trained, on what.
+class TrainOptions(ProtocolChanges):
+    """What is trained, on what, and what of the protocol is changed.
 
     Attributes
     ----------
@@ -49,8 +48,6 @@ class TrainOptions:
         Patch set of the training rows: it must be measured.
     slides
         To train on; all that have features and counts where empty.
-    standardise, centring, spot_weight, panel, panel_size
-        In place of what the protocol says; see `CompareOptions`.
     seed
         Of the head.
     """
@@ -61,11 +58,6 @@ class TrainOptions:
     views: tuple[str, ...] = ()
     patches: str = SPOTS
     slides: tuple[str, ...] = ()
-    standardise: FeatureStandardisation | None = None
-    centring: TargetCentring | None = None
-    spot_weight: SpotWeight | None = None
-    panel: str | tuple[str, ...] | None = None
-    panel_size: int | None = None
     seed: int = 0
 
 
@@ -116,11 +108,10 @@ def train(store: Store | Path | str, out: Path | str, *, options: TrainOptions |
     protocol = _protocol(options)
     who = _contestant(options.head, protocol)
     keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=options.patches)
-    table, warnings = usable_table(opened, keys, patches=options.patches)
+    table, warnings = usable_table(opened, keys, patches=options.patches, tokens=who.reads_tokens)
     table = _chosen(table, options.slides)
     train_table, preprocessing = _prepared(table, protocol)
-    own_seed = (who.head, who.mode) in protocol.modes and protocol.seed is not None
-    head = who.make(protocol.seed if own_seed and protocol.seed is not None else options.seed).fit(train_table)
+    head = who.make(who.seed_under(protocol, options.seed)).fit(train_table)
     headers = headers_of(opened, train_table, patches=options.patches)
     save_head(head, out, table=train_table, protocol=protocol, headers=headers, preprocessing=preprocessing)
     write_reference(out, Familiarity.fit(train_table), _spread(train_table))
@@ -140,13 +131,7 @@ def train(store: Store | Path | str, out: Path | str, *, options: TrainOptions |
 
 
 def _protocol(options: TrainOptions) -> Protocol:
-    protocol = with_preprocessing(
-        get_protocol(options.protocol),
-        feature_standardisation=options.standardise,
-        target_centring=options.centring,
-        spot_weight=options.spot_weight,
-    )
-    protocol = changes_told(with_panel(protocol, panel=options.panel, size=options.panel_size))
+    protocol = changed_protocol(options.protocol, options)
     if protocol.feature_standardisation not in STANDARDISATIONS:
         msg = (
             f"protocol {protocol.name} standardises features by {protocol.feature_standardisation!r}, which new slides "
