@@ -4,7 +4,8 @@
 
 STORE has measured slides with `stain-texture` features of these views: a head is trained on it. The slide is a real
 section, 2 x 2 times; beside it the section once, so that peaks of memory can be compared. Every job is a process of its
-own. All files that the killed jobs end in must be those of the undisturbed one, bit for bit.
+own. It is killed after some of its blocks, and twice at random moments later; all files that the killed jobs end
+in must be those of the undisturbed one, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,9 @@ import sys
 import torch
 from tissuary.heads import PredictOptions, predict
 torch.set_num_threads(1)
-report = predict(sys.argv[1], sys.argv[2], sys.argv[3], options=PredictOptions(block_rows=int(sys.argv[4])))
+told = lambda slide, done, total: print("rows", done, total, file=sys.stderr, flush=True)
+options = PredictOptions(block_rows=int(sys.argv[4]))
+report = predict(sys.argv[1], sys.argv[2], sys.argv[3], options=options, progress=told)
 assert not report.failed, report.failed
 """
 
@@ -55,7 +59,7 @@ def main() -> None:
     parser.add_argument("--head", default="ridge")
     parser.add_argument("--views", nargs="+", default=["20x"])
     parser.add_argument("--grid-um", type=float, default=56.0)
-    parser.add_argument("--block-rows", type=int, default=512)
+    parser.add_argument("--block-rows", type=int, default=256)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -74,9 +78,9 @@ def main() -> None:
             predicted.append(peak)
             print(f"  mapped in {seconds:.1f} s, peak {peak:.0f} MiB")
         command = [str(one) for one in (run, folder / "store2", folder / "killed", given.block_rows)]
-        killed = kill_and_resume(command, kills=given.kills, within_s=seconds, seed=given.seed)
+        at = kill_and_resume(command, kills=given.kills, within_s=seconds, seed=given.seed)
         different = differences(folder / "maps2", folder / "killed")
-    print(f"{killed} kills; different: {different or 'nothing'}")
+    print(f"killed after {', '.join(at)}; different: {different or 'nothing'}")
     print(f"dense-featurize-memory ratio={featurized[1] / featurized[0]:.3f} goal=1.1")
     print(f"dense-map-memory ratio={predicted[1] / predicted[0]:.3f} goal=1.1")
     if different:
@@ -91,19 +95,27 @@ def _job(code: str, *arguments: object) -> tuple[int, float, float]:
     return int(told[0]) if len(told) > 1 else 0, int(told[-1]) / 1024, time.perf_counter() - start
 
 
-def kill_and_resume(command: list[str], *, kills: int, within_s: float, seed: int) -> int:
-    """Kill a prediction at random moments of its life until it ends; how often it was killed."""
-    rng, killed = np.random.default_rng(seed), 0
-    while True:
-        job = subprocess.Popen([sys.executable, "-c", _PREDICT, *command])
-        if killed < kills:
+def kill_and_resume(command: list[str], *, kills: int, within_s: float, seed: int) -> list[str]:
+    """Kill a prediction after some of its blocks, twice at a random moment after that, and let it end; when it was."""
+    rng, at = np.random.default_rng(seed), []
+    for number in range(kills + 1):
+        job = subprocess.Popen([sys.executable, "-c", _PREDICT, *command], stderr=subprocess.PIPE, text=True)
+        assert job.stderr is not None
+        told = "nothing"
+        if number < kills - 2:
+            patience = int(rng.integers(1, 5))
+            rows = (line for line in job.stderr if line.startswith("rows "))
+            told = " of ".join(list(islice(rows, patience))[-1].split()[1:]) + " rows"
+        elif number < kills:
+            told = f"{rng.uniform(0.4, 0.9) * within_s:.1f} s"
             with suppress(subprocess.TimeoutExpired):
-                job.wait(timeout=float(rng.uniform(0.4, 1.0)) * within_s)
-            if job.poll() is None:
-                job.send_signal(signal.SIGKILL)
-                killed += 1
-        if job.wait() == 0:
-            return killed
+                job.wait(timeout=float(told.split()[0]))
+        if number < kills and job.poll() is None:
+            job.send_signal(signal.SIGKILL)
+            at.append(told)
+        job.communicate()
+    assert job.returncode == 0
+    return at
 
 
 def differences(whole: Path, killed: Path) -> list[str]:

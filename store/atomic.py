@@ -146,12 +146,12 @@ def remove_resumable(path: Path) -> None:
         _remove(resumable_path(path, ending))
 
 
-def sweep_partials(root: Path) -> None:
-    """Remove unfinished files that killed processes of this machine left in a store.
+def sweep_partials(root: Path, *, pattern: str = "**/.*") -> None:
+    """Remove unfinished files that killed processes of this machine left in a store, or where the pattern says.
 
     What a job can go on from stays, unless the file it was to become is there.
     """
-    for path in root.rglob(".*"):
+    for path in root.glob(pattern):
         match = _PARTIAL.fullmatch(path.name)
         if match and match["host"] == _host() and not _alive(int(match["pid"])):
             log.info("removing %s, which a killed process left unfinished", path)

@@ -313,3 +313,16 @@ def test_an_empty_slide_and_one_of_one_spot_are_predicted(head, store, tmp_path,
     assert np.isfinite(anndata.read_h5ad(tmp_path / "out" / "One1.h5ad").X).all()
     drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert drawn == ({"One1.gene11.png", "One1.familiarity.png"} if head == "ridge" else set())
+
+
+def test_what_a_killed_job_was_writing_is_removed_and_nothing_else(run, dense, tmp_path):
+    """Two jobs die while they write a GeoJSON, one of this slide, one of another."""
+    dying = "import os, sys; from pathlib import Path; from tissuary.store.atomic import atomic_path\n"
+    dying += "with atomic_path(Path(sys.argv[1])) as path:\n    path.write_text('half'); os._exit(9)"
+    for name in ("Z1.geojson", "Z10.geojson"):
+        assert subprocess.run([sys.executable, "-c", dying, tmp_path / name], check=False).returncode == 9
+    (tmp_path / ".Z1.notes").write_text("mine")
+    assert len(list(tmp_path.glob(".*"))) == 3
+    predict(run, dense, tmp_path, options=BARE)
+    left = sorted(path.name for path in tmp_path.glob(".*") if path.is_file())
+    assert [name.split(".partial")[0] for name in left] == [".Z1.notes", ".Z10.geojson"]

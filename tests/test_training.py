@@ -1,5 +1,7 @@
 """The training loop: the loss by hand, batches within slides, seeds that mean something, stacked as one by one."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -229,3 +231,31 @@ def test_dropout_is_seeded_unbiased_and_different_by_layer_step_and_row():
     by_row = kept.mean(1)
     assert float(by_row.std()) == pytest.approx(np.sqrt(0.21 / 300), rel=0.15)  # binomial, as independent draws are
     assert torch.equal(module.eval().first(torch.ones(3, 2)), torch.ones(3, 2))
+
+
+FAULTS = """
+import resource, sys
+import torch
+from tissuary.heads.engine.allocator import keep_freed_memory
+def steps(n):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(n):
+        several = [torch.zeros(2**20) for _ in range(8)]  # 32 MiB, and freed together
+        del several
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+steps(5)
+usual = steps(20)
+if not keep_freed_memory():
+    sys.exit(77)
+steps(5)
+print(usual, steps(20))
+"""
+
+
+def test_freed_memory_is_taken_again_without_asking_the_system():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("no glibc here: its allocator is what is told")
+    usual, kept = map(int, done.stdout.split())
+    assert usual > 10_000
+    assert kept < 1_000

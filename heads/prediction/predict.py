@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...store.atomic import sweep_partials
 from ...store.errors import HeadError, StoreError, TissuaryError
 from ...store.lock import slide_lock
 from ...store.store import Store
@@ -176,6 +178,9 @@ def _one(
     how: tuple[PredictOptions, Progress | None],
 ) -> SlideReport:
     options, progress = how
+    sweep_partials(
+        out, pattern=f".{glob.escape(f'{slide_id}.'[:100])}*"
+    )  # a folder of maps may hold anything: no search
     plan, path = plan_slide(run, store, slide_id, patches=patches), out / f"{slide_id}.h5ad"
     made = predict_slide(
         run,
