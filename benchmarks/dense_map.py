@@ -4,7 +4,7 @@
 
 STORE has measured slides with `stain-texture` features of these views: a head is trained on it. The slide is a real
 section, 2 x 2 times; beside it the section once, so that peaks of memory can be compared. Every job is a process of its
-own. It is killed after some of its blocks, and twice at random moments later; all files that the killed jobs end
+own. It is killed after some of its blocks, and twice while it draws; all files that the killed jobs end
 in must be those of the undisturbed one, bit for bit.
 """
 
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -66,7 +65,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = folder / "run"
-        train(given.store, run, options=TrainOptions(given.head, backbone="stain-texture", views=tuple(given.views)))
+        train(
+            given.store, run, options=TrainOptions(head=given.head, backbone="stain-texture", views=tuple(given.views))
+        )
         featurized, predicted = [], []
         for times in (1, 2):
             slide = write_section_slide(folder / f"section-{times}x{times}.tif", times=times)
@@ -76,7 +77,7 @@ def main() -> None:
             print(f"{times} x {times} sections: {patches} patches, featurized in {seconds:.1f} s, peak {peak:.0f} MiB")
             _, peak, seconds = _job(_PREDICT, run, store, out, given.block_rows)
             predicted.append(peak)
-            print(f"  mapped in {seconds:.1f} s, peak {peak:.0f} MiB")
+            print(f"  mapped in {seconds:.1f} s in blocks of {given.block_rows} rows, peak {peak:.0f} MiB")
         command = [str(one) for one in (run, folder / "store2", folder / "killed", given.block_rows)]
         at = kill_and_resume(command, kills=given.kills, within_s=seconds, seed=given.seed)
         different = differences(folder / "maps2", folder / "killed")
@@ -96,25 +97,32 @@ def _job(code: str, *arguments: object) -> tuple[int, float, float]:
 
 
 def kill_and_resume(command: list[str], *, kills: int, within_s: float, seed: int) -> list[str]:
-    """Kill a prediction after some of its blocks, twice at a random moment after that, and let it end; when it was."""
-    rng, at = np.random.default_rng(seed), []
-    for number in range(kills + 1):
+    """Kill a prediction after some of its blocks, then twice while it draws, and let it end; when it was killed.
+
+    Each job must begin where the one before it was killed, or behind.
+    """
+    rng, at, done = np.random.default_rng(seed), [], 0
+    whole = Path(command[2]) / "section-2x2.h5ad"
+    for number in range(kills):
         job = subprocess.Popen([sys.executable, "-c", _PREDICT, *command], stderr=subprocess.PIPE, text=True)
         assert job.stderr is not None
-        told = "nothing"
         if number < kills - 2:
-            patience = int(rng.integers(1, 5))
-            rows = (line for line in job.stderr if line.startswith("rows "))
-            told = " of ".join(list(islice(rows, patience))[-1].split()[1:]) + " rows"
-        elif number < kills:
-            told = f"{rng.uniform(0.4, 0.9) * within_s:.1f} s"
-            with suppress(subprocess.TimeoutExpired):
-                job.wait(timeout=float(told.split()[0]))
-        if number < kills and job.poll() is None:
-            job.send_signal(signal.SIGKILL)
-            at.append(told)
+            lines = (line.split()[1:] for line in job.stderr if line.startswith("rows "))
+            rows = [tuple(map(int, line)) for line in islice(lines, int(rng.integers(1, 5)))]
+            assert rows, f"job {number} ended before it could be killed: give more kills a chance by smaller blocks"
+            assert rows[0][0] >= done, f"job {number} began anew at {rows[0][0]} rows, of {done} that were done"
+            done = rows[-1][0]
+            at.append(f"{done} of {rows[-1][1]} rows")
+        else:
+            wait = rng.uniform(0.1, 0.9) if not whole.exists() else rng.uniform(0.5, 0.9) * within_s
+            while not whole.exists():
+                time.sleep(0.01)
+            time.sleep(wait)
+            at.append(f"{len(list(whole.parent.glob('*.png')))} pictures")
+        assert job.poll() is None, f"job {number} ended before it was killed"
+        job.send_signal(signal.SIGKILL)
         job.communicate()
-    assert job.returncode == 0
+    subprocess.run([sys.executable, "-c", _PREDICT, *command], check=True, capture_output=True)
     return at
 
 

@@ -17,8 +17,8 @@ from .protocol_options import (
     SpotWeight,
     Standardise,
     Views,
-    few_threads,
     protocol_changes,
+    settle_process,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
     from ..store import Store
 
     opened = Store(store)
-    few_threads(opened, store)
+    settle_process(opened, store)
     with progress_bar("compare") as progress:
         comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)

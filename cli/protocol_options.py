@@ -54,10 +54,16 @@ def protocol_changes(
     )
 
 
-def few_threads(store: Store, folder: Path) -> None:
-    """Train on one thread where features are few: there, threads cost more than they give."""
+def settle_process(store: Store, folder: Path) -> None:
+    """Make this process one that trains: freed memory stays with it, and where features are few it has one thread.
+
+    There, threads cost more than they give.
+    """
     import torch
 
+    from ..heads.engine.allocator import keep_freed_memory
+
+    keep_freed_memory()
     if folder.is_dir() and sum(entry.size for entry in store.entries if entry.kind == "features") < SMALL_BYTES:
         torch.set_num_threads(1)
 

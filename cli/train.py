@@ -17,8 +17,8 @@ from .protocol_options import (
     SpotWeight,
     Standardise,
     Views,
-    few_threads,
     protocol_changes,
+    settle_process,
 )
 
 
@@ -52,7 +52,7 @@ def train(
     from ..store import Store
 
     opened = Store(store)
-    few_threads(opened, store)
+    settle_process(opened, store)
     changes = protocol_changes(
         standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
     )

@@ -20,6 +20,7 @@ from tissuary.heads.evaluation.usable import usable_table
 from tissuary.heads.prediction import map_picture
 from tissuary.heads.prediction.run import load_run
 from tissuary.store import Store
+from tissuary.store.atomic import atomic_path
 from tissuary.store.errors import DamagedFileError, HeadError, ProtocolError, StoreError
 from tissuary.store.lock import slide_lock
 from tissuary.tests.prediction_stores import GRID, KEY, MPP, add_slide, measured
@@ -316,13 +317,15 @@ def test_an_empty_slide_and_one_of_one_spot_are_predicted(head, store, tmp_path,
 
 
 def test_what_a_killed_job_was_writing_is_removed_and_nothing_else(run, dense, tmp_path):
-    """Two jobs die while they write a GeoJSON, one of this slide, one of another."""
+    """Two jobs die while they write a GeoJSON; a living one writes a third, and a folder below is another's."""
     dying = "import os, sys; from pathlib import Path; from tissuary.store.atomic import atomic_path\n"
     dying += "with atomic_path(Path(sys.argv[1])) as path:\n    path.write_text('half'); os._exit(9)"
-    for name in ("Z1.geojson", "Z10.geojson"):
+    for name in ("Z1.geojson", "Z10.geojson", "below/Z1.geojson"):
         assert subprocess.run([sys.executable, "-c", dying, tmp_path / name], check=False).returncode == 9
     (tmp_path / ".Z1.notes").write_text("mine")
-    assert len(list(tmp_path.glob(".*"))) == 3
-    predict(run, dense, tmp_path, options=BARE)
-    left = sorted(path.name for path in tmp_path.glob(".*") if path.is_file())
-    assert [name.split(".partial")[0] for name in left] == [".Z1.notes", ".Z10.geojson"]
+    assert len(list(tmp_path.rglob(".*"))) == 4
+    with atomic_path(tmp_path / "Z2.geojson"):
+        predict(run, dense, tmp_path, options=BARE)
+        left = sorted(path for path in tmp_path.rglob(".*") if path.is_file())
+    names = [path.relative_to(tmp_path).as_posix().split(".partial")[0] for path in left]
+    assert names == [".Z1.notes", ".Z2.geojson", "below/.Z1.geojson"]

@@ -15,7 +15,7 @@ from ...store.feature_column import FeatureColumn
 from ...store.table import Table
 from ..contract import training_arrays
 from ..principal import gene_spread
-from .anchor import FIXED_GATE, choose_gates
+from .anchor import FIXED_GATE, checked_anchor, choose_gates
 from .device import device_of
 from .learner import InnerFold, Learner, as_unseen
 from .module import HeadModule, Shape, start_at_zero
@@ -123,6 +123,7 @@ class NeuralHead:
         HeadError
             If an option does not exist, or the table was not prepared for training.
         """
+        checked_anchor(self.anchor)
         y, weights = training_arrays(table)
         self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
         learner = Learner.of(self, table, rows=self._rows(table))
@@ -192,9 +193,11 @@ class NeuralHead:
 
     def _inner(self, learner: Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
         """Predictions of every fold's held-out rows by every candidate, anchor included."""
+        trained = self.train_inside(learner, folds, tried)
+        bases = [0.0 if self.anchor is None else learner.inner_base[fold.held] for fold in trained]
         return [
-            [learner.inner_base[fold.held] + self._held_out(module, fold) for module in fold.modules]
-            for fold in self.train_inside(learner, folds, tried)
+            [base + self._held_out(module, fold) for module in fold.modules]
+            for base, fold in zip(bases, trained, strict=True)
         ]
 
     def _held_out(self, module: HeadModule, fold: InnerFold) -> NDArray[np.float32]:

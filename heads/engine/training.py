@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ...store.arrays import Ints
-from .allocator import keep_freed_memory
 from .batch import Batch
 from .batches import epoch_of, make_batch, steps_in_epoch
 from .dropout import dropout_keys, key_at
@@ -111,7 +110,6 @@ def train(run: Run) -> tuple[float, ...]:
     tuple of float
         Mean loss of every epoch.
     """
-    keep_freed_memory()
     module, options, keys = run.module, run.options, dropout_keys(run.module, seed=run.seed)
     buffers = dict(module.named_buffers())
     optimiser = torch.optim.AdamW(module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)

@@ -87,7 +87,7 @@ def _run(plan: ComparisonPlan, results: Results, *, options: CompareOptions, pro
             for group in one.groups(plan.sets, plan.seed):
                 prepared = group.prepare(cohort)
                 results.add_fold(one.protocol, group.fold, prepared)
-                common = common_identity(folder, prepared)
+                common = common_identity(folder, prepared, group.cells)
                 for cell in group.cells:
                     if progress is not None:
                         progress(f"{cell.protocol.name} / {group.fold.name} / {cell.contestant.label}", done, total)

@@ -22,7 +22,7 @@ from .splits import outer_folds
 from .usable import usable_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareOptions(ProtocolChanges):
     """What is compared, and what of the protocols is changed.
 
@@ -144,9 +144,12 @@ def make_plan(store: Store, options: CompareOptions) -> ComparisonPlan:
     return ComparisonPlan(table, sets, tuple(plans), options.seed, warnings, impossible)
 
 
-def common_identity(folder: CellFolder, prepared: Prepared) -> dict[str, str]:
-    """What all cells on the same numbers share; nothing where no cell is kept."""
+def common_identity(folder: CellFolder, prepared: Prepared, cells: Sequence[CellPlan]) -> dict[str, str]:
+    """What cells on the same numbers share, tokens among it if one of them reads tokens; nothing where none is kept."""
     if not folder.keeps:
         return {}
     numbers = prepared_digest(prepared.train, prepared.test, prepared.test_depth)
-    return {"code": code_digest(), "numbers": numbers, "tokens": tokens_digest(prepared.train, prepared.test)}
+    shared = {"code": code_digest(), "numbers": numbers}
+    if any(cell.contestant.reads_tokens for cell in cells):
+        shared["tokens"] = tokens_digest(prepared.train, prepared.test)
+    return shared

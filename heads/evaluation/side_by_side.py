@@ -18,6 +18,7 @@ from typing import Any
 from ...store.cores import usable_cores
 from ...store.errors import HeadError, TissuaryError
 from ...store.store import Store
+from ..engine.allocator import keep_freed_memory
 from .cell_files import CellFolder
 from .cells import run_cell
 from .comparison_plan import CompareOptions, ComparisonPlan, Group, common_identity, make_plan
@@ -54,6 +55,7 @@ def train_group(store: Path, options: CompareOptions, number: int, threads: int)
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     group, cohort = _group(store, options, number)
     if cohort is None:
         return number
@@ -63,7 +65,7 @@ def train_group(store: Path, options: CompareOptions, number: int, threads: int)
         log.info("%s / %s: %s", group.protocol.name, group.fold.name, error)
         return number
     folder = CellFolder(options.cells)
-    common = common_identity(folder, prepared)
+    common = common_identity(folder, prepared, group.cells)
     for cell in group.cells:
         try:
             run_cell(cell, prepared, cells=folder, common=common)

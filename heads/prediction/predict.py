@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import re
 from collections.abc import Callable
@@ -131,6 +130,7 @@ def predict(
     loaded = run if isinstance(run, Run) else load_run(Path(run), device=options.device)
     genes = _genes(loaded, options.genes)
     patches = options.patches or opened.default_patches
+    sweep_partials(out, pattern=".*")  # of this folder alone: what lies below is not ours
     done, failed = [], []
     for slide_id in _slides(loaded, opened, options.slides, patches=patches):
         try:
@@ -178,9 +178,6 @@ def _one(
     how: tuple[PredictOptions, Progress | None],
 ) -> SlideReport:
     options, progress = how
-    sweep_partials(
-        out, pattern=f".{glob.escape(f'{slide_id}.'[:100])}*"
-    )  # a folder of maps may hold anything: no search
     plan, path = plan_slide(run, store, slide_id, patches=patches), out / f"{slide_id}.h5ad"
     made = predict_slide(
         run,

@@ -30,7 +30,7 @@ from .run import run_id, write_reference
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions(ProtocolChanges):
     """What is trained, on what, and what of the protocol is changed.
 
