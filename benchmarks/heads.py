@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from ..heads import make_head
+from ..heads.engine.allocator import keep_freed_memory
 from ..heads.engine.attention import attend, attention_backend
 from ..heads.engine.batch import Batch
 from ..heads.engine.device import device_of
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=1, help="folds that are run for the seconds of a head")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `compare` and `train` do
     device, size = device_of(options.device), SMALL if options.small else Size()
     table = cohort(size)
     print(f"{size.rows} spots x {size.dim} x {size.views} views, {size.patients} patients, on {device}")
