@@ -7,13 +7,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 
 import pytest
 
 from tissuary.store.errors import InvalidNameError, StoreError
 from tissuary.store.lock import slide_lock
+from tissuary.tests.crowds import one_at_a_time
 
 HOLDER = """
 import sys
@@ -74,25 +74,7 @@ def test_of_two_processes_one_gets_the_lock(tmp_path):
 
 
 def test_of_many_threads_one_gets_the_lock(tmp_path):
-    together, won, lost = threading.Barrier(8), [], []
-
-    def take():
-        together.wait()
-        try:
-            with slide_lock(tmp_path, "C2"):
-                won.append(1)
-                together.wait()
-        except StoreError:
-            lost.append(1)
-            together.wait()
-
-    for _ in range(5):
-        threads = [threading.Thread(target=take) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert (len(won), len(lost)) == (5, 35)
+    assert one_at_a_time(lambda: slide_lock(tmp_path, "C2"), StoreError) == (5, 35)
 
 
 def test_an_error_inside_lets_the_lock_go(tmp_path):

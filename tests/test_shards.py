@@ -29,6 +29,7 @@ from tissuary.featurize.shards import Shard, deal, dearest_first, image_bytes, p
 from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, StoreError
+from tissuary.tests.crowds import one_at_a_time
 
 OPTIONS = FeaturizeOptions(views=("20x",), threads=1, batch=16, readers=2)
 FILES_A_SLIDE = 2  # stain-texture and the density control
@@ -191,25 +192,7 @@ def test_a_slide_that_another_job_is_at_is_looked_at_again_then_left(
 
 
 def test_of_many_threads_one_gets_the_claim(tmp_path):
-    together, won, lost = threading.Barrier(8), [], []
-
-    def take():
-        together.wait()
-        try:
-            with claim(tmp_path, "C2"):
-                won.append(1)
-                together.wait()
-        except SlideBusyError:
-            lost.append(1)
-            together.wait()
-
-    for _ in range(5):
-        threads = [threading.Thread(target=take) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert (len(won), len(lost)) == (5, 35)
+    assert one_at_a_time(lambda: claim(tmp_path, "C2"), SlideBusyError) == (5, 35)
     assert list((tmp_path / ".locks").iterdir()) == []
 
 
