@@ -99,8 +99,8 @@ class NH2ST(NeuralHead):
 
     @property
     def expression(self) -> bool:  # type: ignore[override]
-        """Whether a network sees the genes of neighbours in training, or of look-alikes."""
-        return self.neighbours != "off" and (self.contrast > 0 or kinds_of(self.neighbours)[1])
+        """Whether a network sees genes in training: a spot's own and its surroundings', or those of look-alikes."""
+        return self.contrast > 0 or kinds_of(self.neighbours)[1]
 
     def columns(self, table: Table) -> tuple[FeatureColumn, ...]:
         """Features of all views; in `paper` the operator of every spot's hypergraph too."""

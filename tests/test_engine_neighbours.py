@@ -10,7 +10,8 @@ from torch import nn
 
 from tissuary.heads.engine import rows as engine_rows_module
 from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.head import NeuralHead, as_unseen
+from tissuary.heads.engine.head import NeuralHead
+from tissuary.heads.engine.learner import as_unseen
 from tissuary.heads.engine.module import HeadModule
 from tissuary.heads.engine.neighbourhoods import NeighbourRule, in_tissue, look_alikes
 from tissuary.heads.engine.predicting import predict_rows

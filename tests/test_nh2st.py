@@ -8,7 +8,7 @@ import torch
 
 from tissuary.heads import make_head
 from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.head import as_unseen
+from tissuary.heads.engine.learner import as_unseen
 from tissuary.heads.engine.module import Shape
 from tissuary.heads.engine.neighbourhoods import in_tissue, look_alikes
 from tissuary.heads.engine.predicting import predict_rows
@@ -283,3 +283,14 @@ def test_impossible_options_are_refused():
         NH2ST(contrast=-1).fit(table)
     with pytest.raises(HeadError, match="neighbours='near': choose off, space, feature, both"):
         NH2ST(neighbours="near").fit(table)
+
+
+@pytest.mark.parametrize("neighbours", ["off", "space", "feature", "both"])
+@pytest.mark.parametrize("contrast", [0.0, 0.02])
+def test_every_kind_of_neighbours_trains_with_and_without_contrast(neighbours, contrast):
+    """The contrast of a spot with its own genes needs these, whatever lies around."""
+    head = NH2ST(neighbours=neighbours, contrast=contrast, dim=8, epochs=2, members=1)
+    table = made_up("AB", spots=20)
+    head.fit(table)
+    assert np.isfinite(head.predict(unseen(table, spots=10)[1])).all()
+    assert ("temperature" in head.chosen_) == (contrast > 0)

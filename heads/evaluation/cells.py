@@ -31,8 +31,10 @@ COUNTS = ("nan_genes", "nan_slides", "nan_spots", "nan_pooled_genes", "constant"
 SCORED = (*SCORE_RULES, *COUNTS)
 """Scores and counts that every record carries."""
 
-UNFORESEEN = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
-"""What linear algebra and training raise when they fail: it costs the head, not the comparison."""
+UNFORESEEN = (
+    RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError, AssertionError, AttributeError,
+)  # fmt: skip
+"""What linear algebra, training and a head's own mistakes raise: it costs the head, not the comparison."""
 
 
 @dataclass(frozen=True)
