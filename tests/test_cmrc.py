@@ -212,7 +212,7 @@ def test_the_default_chooses_how_to_retrieve_and_says_so():
     scores = head.chosen_["retrieval_scores"]
     assert head.chosen_["tokens"] == "one per view (1)"
     assert head.chosen_["selection"] == "given"  # by epochs=1
-    alone = CMRC(members=1, k=5, temperature=0.1, blend=0.5, **SMALL).fit(made_up("AB", spots=8))
+    alone = CMRC(members=1, k=5, temperature=0.1, blend=0.5, **SMALL).fit(made_up("AB", each=1, spots=6))
     assert alone.chosen_["selection"] == "fixed"
     pairs = {name: score for name, score in scores.items() if name.startswith("k=")}
     assert max(pairs, key=pairs.get) == f"k={head.k_}, temperature={head.temperature_:g}"

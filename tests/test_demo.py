@@ -25,7 +25,7 @@ def synthetic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic")
     manifest = write_cohort(folder / "cohort", patients=4, slides_per_patient=1, spots_per_side=10)
     featurize(manifest, folder / "store", options=FeaturizeOptions())
-    return compare(Store(folder / "store"), options=CompareOptions(heads=("ridge", "nh2st")))
+    return compare(Store(folder / "store"), options=CompareOptions(heads=("ridge", "nh2st:epochs=20,members=1")))
 
 
 def test_heads_that_read_morphology_beat_every_control_on_the_synthetic_cohort(synthetic):
