@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import protocol_options as shared
 from .output import OK, SOME_FAILED, console, print_json, progress_bar, result, say
-from .protocol_options import (
-    Centring,
-    Panel,
-    PanelSize,
-    Seed,
-    SpotWeight,
-    Standardise,
-    Views,
-    protocol_changes,
-    settle_process,
-)
 
 if TYPE_CHECKING:
     from ..heads.evaluation.compare import CompareOptions
@@ -35,19 +25,19 @@ def compare(
     backbone: Annotated[
         list[str] | None, typer.Option("--backbone", help="Which features, one or several, where there are several.")
     ] = None,
-    views: Views = None,
+    views: shared.Views = None,
     view_sets: Annotated[
         list[str] | None,
         typer.Option("--view-sets", help="Sets of views, as 20x 20x+10x, in place of --views."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("report"),
-    standardise: Standardise = None,
-    centring: Centring = None,
-    spot_weight: SpotWeight = None,
-    panel: Panel = None,
-    panel_size: PanelSize = None,
+    standardise: shared.Standardise = None,
+    centring: shared.Centring = None,
+    spot_weight: shared.SpotWeight = None,
+    panel: shared.Panel = None,
+    panel_size: shared.PanelSize = None,
     genes: Annotated[list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")] = None,
-    seed: Seed = 0,
+    seed: shared.Seed = 0,
     jobs: Annotated[int, typer.Option("--jobs", help="Folds trained at the same time, each in its own process.")] = 1,
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: folds as tasks of a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster.")] = None,
@@ -62,7 +52,7 @@ def compare(
     """
     from ..heads.evaluation.compare import CompareOptions
 
-    changes = protocol_changes(
+    changes = shared.protocol_changes(
         standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
     )
     options = CompareOptions(
@@ -70,17 +60,13 @@ def compare(
         protocols=tuple(protocol or ("strict",)),
         backbones=tuple(backbone or ()),
         view_sets=_view_sets(views or (), view_sets or ()),
-        standardise=changes.standardise,
-        centring=changes.centring,
-        spot_weight=changes.spot_weight,
-        panel=changes.panel,
-        panel_size=changes.panel_size,
         seed=seed,
         genes=tuple(genes or ()),
         cells=None if fresh else (out / "cells").absolute(),
         jobs=jobs,
         engine=engine,
         address=address,
+        **vars(changes),
     )
     comparison = run(store, options, out=out)
     if json:
@@ -108,7 +94,7 @@ def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
     from ..store import Store
 
     opened = Store(store)
-    settle_process(opened, store)
+    shared.settle_process(opened)
     with progress_bar("compare") as progress:
         comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)

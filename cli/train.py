@@ -8,18 +8,8 @@ from typing import Annotated
 
 import typer
 
+from . import protocol_options as shared
 from .output import print_json, result, say
-from .protocol_options import (
-    Centring,
-    Panel,
-    PanelSize,
-    Seed,
-    SpotWeight,
-    Standardise,
-    Views,
-    protocol_changes,
-    settle_process,
-)
 
 
 def train(
@@ -30,17 +20,17 @@ def train(
         str, typer.Option("--protocol", help="Whose genes, target and preprocessing are taken.")
     ] = "strict",
     backbone: Annotated[str | None, typer.Option("--backbone", help="Which features, where there are several.")] = None,
-    views: Views = None,
+    views: shared.Views = None,
     slides: Annotated[
         list[str] | None, typer.Option("--slides", help="Slides; all with counts where not given.")
     ] = None,
     patches: Annotated[str, typer.Option("--patches", help="Patch set that was measured.")] = "spots",
-    panel: Panel = None,
-    panel_size: PanelSize = None,
-    standardise: Standardise = None,
-    centring: Centring = None,
-    spot_weight: SpotWeight = None,
-    seed: Seed = 0,
+    panel: shared.Panel = None,
+    panel_size: shared.PanelSize = None,
+    standardise: shared.Standardise = None,
+    centring: shared.Centring = None,
+    spot_weight: shared.SpotWeight = None,
+    seed: shared.Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train one head on every slide with counts, prepared as `compare` prepares training slides.
@@ -52,8 +42,8 @@ def train(
     from ..store import Store
 
     opened = Store(store)
-    settle_process(opened, store)
-    changes = protocol_changes(
+    shared.settle_process(opened)
+    changes = shared.protocol_changes(
         standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
     )
     options = TrainOptions(
@@ -63,12 +53,8 @@ def train(
         views=tuple(views or ()),
         patches=patches,
         slides=tuple(slides or ()),
-        standardise=changes.standardise,
-        centring=changes.centring,
-        spot_weight=changes.spot_weight,
-        panel=changes.panel,
-        panel_size=changes.panel_size,
         seed=seed,
+        **vars(changes),
     )
     report = run_training(opened, out, options=options)
     if json:

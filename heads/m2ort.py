@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from ..store.errors import HeadError
 from .engine.module import HeadModule, Shape
-from .engine.training import TrainingOptions
 from .m2ort_layers import ATTENTIONS, AlignedMixer, MixerSize
 from .tokens import MAKE_GRIDS, MAKE_TILES, Level, Rows, aligned_levels, chosen_levels
-from .tokens_head import TokenHead
+from .tokens_head import DefaultMode, TokenHead
 from .tokens_onto import cells_onto
 
 SIZES = {
@@ -19,18 +18,10 @@ SIZES = {
 }
 """Small, base and large as published; tiny and nano are ours, for a few thousand spots."""
 
-BATCH = 64
-"""Spots a step: attention needs more steps than a section of some 200 spots gives in batches of 256."""
-
 GRID, PAPER_GRID = 4, 7
 """Cells a side onto which token grids are brought where none is asked for."""
 
 MODES = ("default", "paper")
-PAPER_TRAINING = TrainingOptions(
-    batch=96, at_least=96, lr=1e-4, lr_end=1e-4, warmup=0.0, weight_decay=0.0, clip=1e9, pearson_weight=0.0,
-    unit_spread=False,
-)  # fmt: skip
-"""Adam at 1e-4 without schedule, decay or clipping, mean squared error, batches of 96 over slides."""
 
 
 class M2ORT(TokenHead):
@@ -99,21 +90,15 @@ class M2ORT(TokenHead):
             msg = f"mode={mode!r}: choose {', '.join(MODES)}"
             raise HeadError(msg)
         paper = mode == "paper"
+        default = DefaultMode(
+            reduce=reduce, vectors=vectors, hidden=hidden, rank=rank, dropout=dropout, weight_decay=weight_decay
+        )
         super().__init__(
-            reduce=None if paper else reduce,
-            vectors=vectors and not paper,
-            anchor=anchor,
-            training=PAPER_TRAINING if paper else TrainingOptions(batch=BATCH, weight_decay=weight_decay),
-            epochs=epochs,
-            members=members or (1 if paper else 3),
-            seed=seed,
-            device=device,
+            default, published=paper, anchor=anchor, epochs=epochs, members=members, seed=seed, device=device
         )
         self.mode, self.levels, self.layout, self.grid = mode, levels, layout, grid
         self.size = size or ("tiny" if paper else "nano")
         self.attention = attention or ("code" if paper else "intra")
-        self.hidden, self.rank, self.weight_decay = hidden, None if paper else rank, weight_decay
-        self.pooled, self.dropout = not paper, 0.0 if paper else dropout
         for name, value, choices in (("size", self.size, SIZES), ("attention", self.attention, ATTENTIONS)):
             if value not in choices:
                 msg = f"{name}={value!r}: choose {', '.join(choices)}"

@@ -8,11 +8,9 @@ from torch import Tensor
 
 from ..store.errors import HeadError
 from .engine.module import HeadModule, Shape
-from .engine.training import TrainingOptions
-from .m2ort import BATCH, PAPER_TRAINING
 from .m2ost_layers import NestedMixer
 from .tokens import MAKE_GRIDS, Level, Rows, chosen_levels, grid_levels
-from .tokens_head import TokenHead
+from .tokens_head import DefaultMode, TokenHead
 from .tokens_onto import cells_onto
 
 MODES = ("default", "paper", "code")
@@ -86,22 +84,16 @@ class M2OST(TokenHead):
             msg = f"mode={mode!r}: choose {', '.join(MODES)}"
             raise HeadError(msg)
         published = mode != "default"
+        default = DefaultMode(
+            reduce=reduce, vectors=vectors, hidden=hidden, rank=rank, dropout=dropout, weight_decay=weight_decay
+        )
         super().__init__(
-            reduce=None if published else reduce,
-            vectors=vectors and not published,
-            anchor=anchor,
-            training=PAPER_TRAINING if published else TrainingOptions(batch=BATCH, weight_decay=weight_decay),
-            epochs=epochs,
-            members=members or (1 if published else 3),
-            seed=seed,
-            device=device,
+            default, published=published, anchor=anchor, epochs=epochs, members=members, seed=seed, device=device
         )
         self.mode, self.levels = mode, levels
         self.heads = heads or (3 if published else 1)
         self.width, self.depth = width or (192 if published else 32), depth or (4 if published else 1)
         self.coarse = coarse or (COARSE if published else 3)
-        self.hidden, self.rank, self.weight_decay = hidden, None if published else rank, weight_decay
-        self.pooled, self.dropout = not published, 0.0 if published else dropout
 
     def levels_of(self, rows: Rows) -> tuple[Level, ...]:
         """Token grids of growing fields, finest first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 from ..store.errors import HeadError
@@ -14,17 +15,54 @@ from .engine.training import TrainingOptions
 from .tokens import Level, Rows, columns_of, is_key, rows_of, view_of
 from .tokens_reduced import Components, learn_components, reduced
 
+BATCH = 64
+"""Spots a step: attention needs more steps than a section of some 200 spots gives in batches of 256."""
+
+PAPER_TRAINING = TrainingOptions(
+    batch=96, at_least=96, lr=1e-4, lr_end=1e-4, warmup=0.0, weight_decay=0.0, clip=1e9, pearson_weight=0.0,
+    unit_spread=False,
+)  # fmt: skip
+"""Adam at 1e-4 without schedule, decay or clipping, mean squared error, batches of 96 over slides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultMode:
+    """How heads on tokens learn in their default modes, where little is known of them but few spots.
+
+    Attributes
+    ----------
+    reduce
+        Principal components of a token, learnt on training spots; None leaves tokens as stored.
+    vectors
+        Whether the views' whole-patch vectors are read beside the tokens, through `hidden` units.
+    hidden
+        See `vectors`.
+    rank
+        Of the output; None maps straight to the genes.
+    dropout, weight_decay
+        Of vectors, hidden units and what is read of the tokens; of AdamW.
+    """
+
+    reduce: int | None
+    vectors: bool
+    hidden: int
+    rank: int | None
+    dropout: float
+    weight_decay: float
+
 
 class TokenHead(NeuralHead):
     """A head that reads levels of tokens, and where it wants them the whole-patch vectors of the views.
 
     Parameters
     ----------
-    reduce
-        Principal components kept of every token, learnt on training spots; None leaves tokens as stored.
-    vectors
-        Whether the vectors of all views follow the levels.
-    anchor, training, epochs, members, seed, device
+    default
+        Of the default mode.
+    published
+        Whether tokens are read as stored, alone, and learnt from as published.
+    members
+        1 where `published`, else 3, where not given.
+    anchor, epochs, seed, device
         As in `NeuralHead`.
     """
 
@@ -32,18 +70,27 @@ class TokenHead(NeuralHead):
 
     def __init__(
         self,
+        default: DefaultMode,
         *,
-        reduce: int | None,
-        vectors: bool,
+        published: bool,
         anchor: str | None,
-        training: TrainingOptions,
         epochs: int | None,
-        members: int,
+        members: int | None,
         seed: int,
         device: str,
     ) -> None:
-        super().__init__(anchor=anchor, training=training, epochs=epochs, members=members, seed=seed, device=device)
-        self.reduce, self.vectors = reduce, vectors
+        training = TrainingOptions(batch=BATCH, weight_decay=default.weight_decay)
+        super().__init__(
+            anchor=anchor,
+            training=PAPER_TRAINING if published else training,
+            epochs=epochs,
+            members=members or (1 if published else 3),
+            seed=seed,
+            device=device,
+        )
+        self.hidden, self.weight_decay, self.pooled = default.hidden, default.weight_decay, not published
+        self.reduce, self.rank = (None, None) if published else (default.reduce, default.rank)
+        self.vectors, self.dropout = (False, 0.0) if published else (default.vectors, default.dropout)
         self._prepared: tuple[Table, tuple[FeatureColumn, ...]] | None = None
 
     def levels_of(self, rows: Rows) -> tuple[Level, ...]:

@@ -348,35 +348,35 @@ def test_weights_and_view_shape_the_fingerprint():
 # Weights that do not fit
 
 
-def failing(record, path, message):
+def assert_refused(record, path, message):
     with pytest.raises(BackboneError, match=message):
         build_encoder(record, weights=str(path))
 
 
 def test_weights_of_another_architecture(tmp_path):
     save_file(build_architecture(CONV).state_dict(), tmp_path / "conv.safetensors")
-    failing(
+    assert_refused(
         TINY, tmp_path / "conv.safetensors", r"tiny: conv.safetensors belongs to another architecture .* are missing"
     )
 
 
 def test_weights_with_a_missing_key(tmp_path, tensors):
     save_file({name: t for name, t in tensors.items() if name != "norm.weight"}, tmp_path / "w.safetensors")
-    failing(TINY, tmp_path / "w.safetensors", r"norm\.weight is missing")
+    assert_refused(TINY, tmp_path / "w.safetensors", r"norm\.weight is missing")
 
 
 def test_weights_with_a_key_too_many(tmp_path, tensors):
     save_file(tensors | {"extra.weight": torch.ones(1)}, tmp_path / "w.safetensors")
-    failing(TINY, tmp_path / "w.safetensors", r"extra\.weight is unknown")
+    assert_refused(TINY, tmp_path / "w.safetensors", r"extra\.weight is unknown")
 
 
 def test_weights_of_another_shape(tmp_path, tensors):
     save_file(tensors | {"pos_embed": torch.ones(1, 10, 64)}, tmp_path / "w.safetensors")
-    failing(TINY, tmp_path / "w.safetensors", r"pos_embed is of another shape")
+    assert_refused(TINY, tmp_path / "w.safetensors", r"pos_embed is of another shape")
 
 
 def test_weights_that_are_not_there(tmp_path):
-    failing(
+    assert_refused(
         TINY, tmp_path / "w.safetensors", r"there is no file .*w\.safetensors; give another with --weights tiny=PATH"
     )
 
@@ -388,7 +388,7 @@ def test_weights_that_are_no_weights(tmp_path):
         ("w.h5", "neither .safetensors nor .bin, .pt, .pth"),
     ):
         (tmp_path / name).write_bytes(b"not weights at all")
-        failing(TINY, tmp_path / name, message)
+        assert_refused(TINY, tmp_path / name, message)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
@@ -397,17 +397,17 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     torch.save({"a": Evil()}, tmp_path / "w.bin")
-    failing(TINY, tmp_path / "w.bin", "run code on loading are refused")
+    assert_refused(TINY, tmp_path / "w.bin", "run code on loading are refused")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_pickle_of_something_else_than_tensors(tmp_path):
     torch.save([1, 2], tmp_path / "w.pt")
-    failing(TINY, tmp_path / "w.pt", "holds list, wanted a state dict")
+    assert_refused(TINY, tmp_path / "w.pt", "holds list, wanted a state dict")
 
 
 def test_another_dimension_than_the_record_says(weights):
-    failing(replace(TINY, dim=65), weights, "gives 64 dimensions, its record says 65")
+    assert_refused(replace(TINY, dim=65), weights, "gives 64 dimensions, its record says 65")
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_another_dimension_than_the_record_says(weights):
     ],
 )
 def test_an_architecture_that_cannot_be_built(record, message):
-    failing(record, "random", message)
+    assert_refused(record, "random", message)
 
 
 def test_an_embedded_architecture_that_does_not_exist():

@@ -51,8 +51,8 @@ class Anchor:
         return self.path.predict(x, (self.alpha,))[0]
 
 
-def checked_anchor(anchor: str | None) -> str | None:
-    """An anchor that exists.
+def check_anchor(anchor: str | None) -> None:
+    """See that an anchor exists.
 
     Raises
     ------
@@ -62,7 +62,6 @@ def checked_anchor(anchor: str | None) -> str | None:
     if anchor not in ANCHORS:
         msg = f"anchor={anchor!r}: choose ridge, or None"
         raise HeadError(msg)
-    return anchor
 
 
 def fit_anchor(table: Table, x: NDArray[np.float32], rows: Ints, *, alpha: float | None = None) -> Anchor:

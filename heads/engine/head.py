@@ -15,7 +15,7 @@ from ...store.feature_column import FeatureColumn
 from ...store.table import Table
 from ..contract import training_arrays
 from ..principal import gene_spread
-from .anchor import FIXED_GATE, checked_anchor, choose_gates
+from .anchor import FIXED_GATE, check_anchor, choose_gates
 from .device import device_of
 from .learner import InnerFold, Learner, as_unseen
 from .module import HeadModule, Shape, start_at_zero
@@ -123,7 +123,7 @@ class NeuralHead:
         HeadError
             If an option does not exist, or the table was not prepared for training.
         """
-        checked_anchor(self.anchor)
+        check_anchor(self.anchor)
         y, weights = training_arrays(table)
         self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
         learner = Learner.of(self, table, rows=self._rows(table))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...store.arrays import Floats, Ints
 from ...store.table import Table
 from ..contract import training_arrays
-from .anchor import Anchor, checked_anchor, fit_anchor
+from .anchor import Anchor, fit_anchor
 from .module import HeadModule, Shape
 from .neighbourhoods import kinds_of, look_alikes
 from .rows import RowData
@@ -49,10 +49,9 @@ class Learner:
         """Gather what a head needs of its training table, beside its rows."""
         y, _ = training_arrays(table)
         wanted = kinds_of(head.neighbours)
-        anchored = checked_anchor(head.anchor) is not None
         columns = head.columns(table)
         shape = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
-        x = table.features() if anchored or wanted[1] else np.empty((len(table), 0), dtype=np.float32)
+        x = table.features() if head.anchor is not None or wanted[1] else np.empty((len(table), 0), dtype=np.float32)
         return cls(head, table, y, x, rows, shape, np.zeros(y.shape))
 
     def view(self, rows: Ints) -> tuple[RowData, Anchor | None]:
