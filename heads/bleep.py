@@ -18,10 +18,10 @@ from .retrieval_losses import ProjectionHead, contrast, published_contrast
 START_TEMPERATURE = 0.07
 
 PAPER = TrainingOptions(
-    batch=64, at_least=256, lr=1e-3, lr_end=1e-3, weight_decay=1e-3, warmup=0.0, clip=1e9, pearson_weight=0.0,
-    unit_spread=False,
+    batch=1, at_least=256, lr=1e-3, lr_end=1e-3, weight_decay=1e-3, warmup=0.0, clip=1e9, pearson_weight=0.0,
+    unit_spread=False, weighted=False,
 )  # fmt: skip
-"""Parts of at most 64 rows of a slide are joined to 256 at least, so that a step holds several slides."""
+"""Batches of 256 spots of all slides."""
 
 
 class PublishedPair(RetrievalModule):
@@ -103,6 +103,8 @@ class BLEEP(RetrievalHead):
         As in `NeuralHead`; members None is 3, and 1 in mode "paper".
     """
 
+    blend = 1.0  # its networks have no regression to blend with
+
     def __init__(
         self,
         *,
@@ -121,7 +123,7 @@ class BLEEP(RetrievalHead):
         super().__init__(
             training=PAPER if paper else OWN,
             epochs=4 if paper and epochs is None else epochs,
-            members=members or (1 if paper else 3),
+            members=(1 if paper else 3) if members is None else members,
             seed=seed,
             device=device,
         )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..store.arrays import Floats, Ints
 from ..store.table import Table
-from .contract import training_arrays
+from .contract import training_arrays, with_views
 from .engine.selection import MOST_INNER_FOLDS, merge_folds
 from .inner import choose, inner_folds
 from .principal import Principal, gene_spread
@@ -58,7 +58,7 @@ class Boosted:
     def fit(self, table: Table) -> Self:
         """Choose the number of rounds, then learn from all rows."""
         y, weights = training_arrays(table)
-        x = table.features()
+        x, self.views_ = table.features(), tuple(table.columns)
         self.spread_ = gene_spread(y, weights)
         self.rounds_, self.chosen_ = self._choose_rounds(table, x, y)
         self._fit_rows(x, y, weights, rounds=self.rounds_)
@@ -67,7 +67,7 @@ class Boosted:
 
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
-        return self._staged(table.features(), (self.rounds_,))[0].astype(np.float32)
+        return self._staged(with_views(table, self.views_).features(), (self.rounds_,))[0].astype(np.float32)
 
     def _fit_rows(self, x: Floats, y: Floats, weights: Floats, *, rounds: int) -> None:
         import torch

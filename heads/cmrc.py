@@ -20,7 +20,7 @@ MAKE_TOKENS = "`tissuary featurize SOURCE --store STORE --tokens 7x7`"
 
 PAPER = TrainingOptions(
     batch=16, at_least=64, lr=1e-4, lr_end=1e-5, weight_decay=1e-3, warmup=0.0, clip=1e9, pearson_weight=0.0,
-    unit_spread=False,
+    unit_spread=False, weighted=False,
 )  # fmt: skip
 """Parts of at most 16 rows of a slide are joined to 64 at least, so that a step holds several slides. (The published
 moving average of the weights is never evaluated, so there is none.)"""
@@ -35,12 +35,12 @@ class CMRC(RetrievalHead):
     Parameters
     ----------
     mode
-        "fixed": the project's own. One adapter before everything, unit embeddings at a learnable temperature, whole
-        tokens masked by a learnt one, the reconstruction's target detached; deviations from the slide's mean are
-        retrieved with softmax weights and blended with a regression head; k, temperature and blend are chosen on inner
-        folds, at 20 epochs. "paper": as published, on frozen features; AdamW 1e-4 to 1e-5, batches of 64, the plain
-        mean of the 50 nearest. Its 60 epochs are kept where tokens are views; a token grid has many times as many
-        tokens, so there it is 10 unless `epochs` is given: too few to be the paper's training.
+        "default" or "fixed", which are one: the project's own. One adapter before everything, unit embeddings at a
+        learnable temperature, whole tokens masked by a learnt one, the reconstruction's target detached; deviations
+        from the slide's mean are retrieved with softmax weights and blended with a regression head; k, temperature and
+        blend are chosen on inner folds, at 20 epochs. "paper": as published, on frozen features; AdamW 1e-4 to 1e-5,
+        batches of 64, the plain mean of the 50 nearest. Its 60 epochs are kept where tokens are views; a token grid has
+        many times as many tokens, so there it is 10 unless `epochs` is given: too few to be the paper's training.
     tokens
         "auto", "grid" or "views".
     contrast, reconstruction
@@ -59,12 +59,12 @@ class CMRC(RetrievalHead):
         As in `NeuralHead`; members None is 3, and 1 in mode "paper". No anchor in mode "paper".
     """
 
-    modes = ("fixed", "paper")
+    modes = ("default", "fixed", "paper")
 
     def __init__(
         self,
         *,
-        mode: str = "fixed",
+        mode: str = "default",
         tokens: str = "auto",
         contrast: float = 1.0,
         reconstruction: float = 1.0,
@@ -89,7 +89,7 @@ class CMRC(RetrievalHead):
             anchor=anchor,
             training=PAPER if paper else OWN,
             epochs=epochs,
-            members=members or (1 if paper else 3),
+            members=(1 if paper else 3) if members is None else members,
             seed=seed,
             device=device,
         )
@@ -119,9 +119,12 @@ class CMRC(RetrievalHead):
         Raises
         ------
         HeadError
-            If an option does not exist, tokens are asked for that the table lacks, or the views' widths differ where
-            each is a token of mode "paper".
+            If an option does not exist, tokens are asked for that the table lacks, the views' widths differ where
+            each is a token of mode "paper", or this mode is left without a loss.
         """
+        if self.mode == "paper" and self.contrast == 0 and self.reconstruction == 0:
+            msg = "mode paper without contrast and reconstruction learns nothing: keep one, or take mode fixed"
+            raise HeadError(msg)
         grid = self._grid(table)
         self._published_epochs = 60 if grid is None else 10
         super().fit(table)

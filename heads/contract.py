@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
 
 from ..store.errors import HeadError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ..store.table import Table
@@ -37,12 +38,37 @@ def training_arrays(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float
     Raises
     ------
     HeadError
-        If the table was not prepared for training.
+        If the table was not prepared for training, or a target or weight is NaN or infinite.
     """
     if table.targets is None or table.weights is None:
         msg = "this table has no targets to learn: prepare it with tissuary.heads.evaluation.preparation.prepare"
         raise HeadError(msg)
+    for name, values in (("targets", table.targets), ("weights", table.weights)):
+        odd = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if len(odd):
+            msg = f"{name} of {len(odd)} rows are NaN or infinite, the first of row {odd[0]}: leave these rows out"
+            raise HeadError(msg)
     return table.targets, table.weights
+
+
+def with_views(table: Table, keys: tuple[str, ...]) -> Table:
+    """Return the table with the views of training, in their order.
+
+    Raises
+    ------
+    HeadError
+        If it lacks one.
+    """
+    if tuple(table.columns) == keys:
+        return table
+    missing = [key for key in keys if key not in table.columns]
+    if missing:
+        msg = (
+            f"this head was trained on {', '.join(keys)}; the table lacks {', '.join(missing)}: featurize it, and ask "
+            "for it when the table is made"
+        )
+        raise HeadError(msg)
+    return replace(table, columns={key: table.columns[key] for key in keys})
 
 
 def reads_tokens(head: Head) -> bool:

@@ -19,8 +19,9 @@ MODES = ("default", "paper")
 NEIGHBOURS = ("feature", "off")
 
 PAPER = TrainingOptions(
-    batch=32, lr=5e-4, lr_end=5e-4, weight_decay=0.0, warmup=0.0, clip=1e9, pearson_weight=1.0, unit_spread=False
-)
+    batch=32, lr=5e-4, lr_end=5e-4, weight_decay=0.0, warmup=0.0, clip=1e9, pearson_weight=1.0, unit_spread=False,
+    weighted=False,
+)  # fmt: skip
 """Squared error and batch-wise correlation, 5e-4, batches of 32. A batch is of one slide here."""
 
 
@@ -173,7 +174,7 @@ class EGN(NeuralHead):
             anchor=anchor,
             training=PAPER if paper else TrainingOptions(),
             epochs=50 if paper and epochs is None else epochs,
-            members=members or (1 if paper else 3),
+            members=(1 if paper else 3) if members is None else members,
             seed=seed,
             device=device,
         )

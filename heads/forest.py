@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..store.table import Table
-from .contract import training_arrays
+from .contract import training_arrays, with_views
 from .principal import Principal, gene_spread
 
 
@@ -43,7 +43,7 @@ class Forest:
         from sklearn.ensemble import RandomForestRegressor
 
         y, weights = training_arrays(table)
-        x = table.features()
+        x, self.views_ = table.features(), tuple(table.columns)
         self.inputs_ = Principal.fit(x, weights, size=self.pca)
         self.spread_ = gene_spread(y, weights)
         self.outputs_ = Principal.fit(y / self.spread_, weights, size=self.components)
@@ -62,6 +62,6 @@ class Forest:
 
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
-        found = self.forest_.predict(self.inputs_.transform(table.features()))
+        found = self.forest_.predict(self.inputs_.transform(with_views(table, self.views_).features()))
         found = found.reshape(len(table), -1)  # scikit-learn drops the axis of a single target
         return np.asarray(self.outputs_.restore(found) * self.spread_, dtype=np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..store.arrays import Floats, Ints
 from ..store.nearest import flat_index, search_exact, unit_rows
 from ..store.table import Table
-from .contract import training_arrays
+from .contract import training_arrays, with_views
 from .inner import choose, inner_folds
 
 CANDIDATES = (10, 25, 50, 100, 200)
@@ -35,6 +35,7 @@ class NearestNeighbours:
     def fit(self, table: Table) -> Self:
         """Keep the training rows, and choose k."""
         self.targets_, self.weights_ = training_arrays(table)
+        self.views_ = tuple(table.columns)
         self.vectors_ = unit_rows(table.features())
         rule, folds = inner_folds(table)
         if self.k is not None or rule == "fixed":
@@ -52,7 +53,8 @@ class NearestNeighbours:
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
         every = np.arange(len(self.vectors_))
-        return self._means(every, unit_rows(table.features()), (self.k_,))[0].astype(np.float32)
+        queries = unit_rows(with_views(table, self.views_).features())
+        return self._means(every, queries, (self.k_,))[0].astype(np.float32)
 
     def _inner(self, train: Ints, held: Ints) -> list[Floats]:
         return self._means(train, self.vectors_[held], CANDIDATES)

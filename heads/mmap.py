@@ -14,7 +14,7 @@ from ..store.errors import HeadError
 from ..store.feature_column import FeatureColumn
 from ..store.naming import FeatureKey
 from ..store.table import Table
-from .contract import training_arrays
+from .contract import training_arrays, with_views
 from .engine.head import NeuralHead, member_seeds
 from .engine.module import HeadModule, Shape
 from .engine.neighbourhoods import NeighbourRule, kinds_of
@@ -175,6 +175,9 @@ class MMAP(NeuralHead):
         """Predict (n, n_panel), the mean over members; in `paper` whole slides, since each is clustered by itself."""
         if self.mode != "paper":
             return super().predict(table)
+        table = with_views(table, self.views_)
+        if not len(table):
+            return np.empty((0, self.shape_.n_genes), dtype=np.float32)
         data = self._rows(table)
         parts = [
             predict_stages(module, data, bank=self.bank, seed=seed)
@@ -186,8 +189,7 @@ class MMAP(NeuralHead):
     def _fit_paper(self, table: Table) -> Self:
         y, _ = training_arrays(table)
         data = self._rows(table).with_targets(y)
-        data = replace(data, weight=torch.ones_like(data.weight))  # the published loss counts every spot alike
-        columns = self.columns(table)
+        columns, self.views_ = self.columns(table), tuple(table.columns)
         self.shape_ = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
         self.epochs_ = EPOCHS if self.epochs is None else self.epochs
         options = replace(self.training, epochs=self.epochs_)

@@ -31,6 +31,7 @@ PUBLISHED = TrainingOptions(
     warmup=0.0,
     clip=1e9,  # none
     unit_spread=False,
+    weighted=False,  # the published loss counts every spot alike
 )
 MOST_GROUPS = 3
 """Trainings of stage 1 beside the one on all rows; patients are joined in turn."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Self
 
 import numpy as np
-import torch
 
 from ..store.errors import HeadError
 from ..store.feature_column import FeatureColumn
@@ -14,7 +12,6 @@ from ..store.table import Table
 from .engine.head import NeuralHead
 from .engine.module import HeadModule, Shape
 from .engine.neighbourhoods import NeighbourRule, in_tissue, kinds_of
-from .engine.rows import RowData
 from .engine.training import TrainingOptions
 from .nh2st_context import ContextNetwork, ContextWidths
 from .nh2st_hypergraph import propagation_column
@@ -116,10 +113,6 @@ class NH2ST(NeuralHead):
         space, feature = kinds_of(self.neighbours)
         widths = ContextWidths(self.dim, self.rank, self.dropout, PER_RING, self.contrast)
         return ContextNetwork(shape, widths, rings=len(EDGES_UM) - 1 if space else 0, look_alikes=feature)
-
-    def _rows(self, table: Table) -> RowData:
-        data = super()._rows(table)
-        return replace(data, weight=torch.ones_like(data.weight)) if self.mode == "paper" else data
 
     def fit(self, table: Table) -> Self:
         """Train; see the modes.

@@ -40,7 +40,14 @@ class StepwiseTraining(TrainingOptions):
 
 
 PUBLISHED = StepwiseTraining(
-    batch=GROUP, at_least=48, lr=5e-4, weight_decay=0.0, pearson_weight=0.0, clip=1e9, unit_spread=False
+    batch=GROUP,
+    at_least=48,
+    lr=5e-4,
+    weight_decay=0.0,
+    pearson_weight=0.0,
+    clip=1e9,
+    unit_spread=False,
+    weighted=False,
 )
 """Adam at 5e-4 on six groups of eight spots, which stand for six GPUs; squared error on targets as they are."""
 

@@ -108,7 +108,7 @@ class RetrievalHead(NeuralHead):
             If there is no such mode, or mode "paper" is given an anchor.
         """
         if self.mode not in self.modes:
-            msg = f"{type(self).__name__} has no mode {self.mode!r}: choose {' or '.join(self.modes)}"
+            msg = f"{type(self).__name__} has no mode {self.mode!r}: choose {', '.join(self.modes)}"
             raise HeadError(msg)
         if self.mode == "paper" and self.anchor is not None:
             msg = f"anchor={self.anchor!r} in mode paper, which has no last layer to start at zero: take another mode"

@@ -12,7 +12,7 @@ from ..store.errors import HeadError
 from ..store.table import Table
 from .closed_form import RidgePath
 from .comoments import CoMoments
-from .contract import training_arrays
+from .contract import training_arrays, with_views
 from .hest_probe import HestProbe
 from .inner import choose, inner_folds
 from .ridge_design import RidgeDesign, design_of
@@ -69,6 +69,7 @@ class Ridge:
         HeadError
             If the mode does not exist, or the training rows do not span `pca` dimensions.
         """
+        self.views_ = tuple(table.columns)
         if self.mode == "hest":
             return self._fit_probe(table)
         if self.mode != "default":
@@ -92,7 +93,7 @@ class Ridge:
 
     def predict(self, table: Table) -> NDArray[np.float32]:
         """Predict (n, n_panel)."""
-        x = table.features()
+        x = with_views(table, self.views_).features()
         if isinstance(self.model_, HestProbe):
             return self.model_.predict(x)
         return self.model_.predict(x, (self.alpha_,))[0].astype(np.float32)

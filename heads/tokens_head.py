@@ -19,10 +19,10 @@ BATCH = 64
 """Spots a step: attention needs more steps than a section of some 200 spots gives in batches of 256."""
 
 PAPER_TRAINING = TrainingOptions(
-    batch=96, at_least=96, lr=1e-4, lr_end=1e-4, warmup=0.0, weight_decay=0.0, clip=1e9, pearson_weight=0.0,
-    unit_spread=False,
+    batch=1, at_least=96, lr=1e-4, lr_end=1e-4, warmup=0.0, weight_decay=0.0, clip=1e9, pearson_weight=0.0,
+    unit_spread=False, weighted=False,
 )  # fmt: skip
-"""Adam at 1e-4 without schedule, decay or clipping, mean squared error, batches of 96 over slides."""
+"""Adam at 1e-4 without schedule, decay or clipping, mean squared error, batches of 96 spots of all slides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class TokenHead(NeuralHead):
             anchor=anchor,
             training=PAPER_TRAINING if published else training,
             epochs=epochs,
-            members=members or (1 if published else 3),
+            members=(1 if published else 3) if members is None else members,
             seed=seed,
             device=device,
         )

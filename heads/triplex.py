@@ -27,8 +27,9 @@ OWN = TrainingOptions(batch=64)
 """Small steps: with whole slides a cohort of a few would give a few steps an epoch, which is not enough."""
 
 PUBLISHED = TrainingOptions(
-    batch=128, lr=1e-4, lr_end=1e-4, warmup=0.0, weight_decay=0.0, pearson_weight=0.0, unit_spread=False
-)
+    batch=128, lr=1e-4, lr_end=1e-4, warmup=0.0, weight_decay=0.0, clip=1e9, pearson_weight=0.0, unit_spread=False,
+    weighted=False,
+)  # fmt: skip
 
 
 class Triplex(NeuralHead):
@@ -36,7 +37,7 @@ class Triplex(NeuralHead):
 
     Mode `default`: one adapter for all rows; neighbours in rings of tissue, look-alikes where asked for, and the spots
     of the slide (attention that falls with distance as each head learns it) are added to the spot through gates that
-    start at 0.1. `chosen_["gates"]` tells how far they opened.
+    start at 0.1. `chosen_["branch_gates"]` tells how far they opened.
 
     Mode `paper`: three branches with adapters of their own: the spot; the 5 x 5 window of its array (the 25 nearest
     spots where there is no array) through a layer of masked attention with relative bias; the slide through a

@@ -153,9 +153,18 @@ def test_exemplars_are_of_other_patients():
 
 def test_errors_name_the_choices():
     table = made_up(spots=10, each=1)
-    with pytest.raises(HeadError, match="BLEEP has no mode 'fixed': choose default or paper"):
+    with pytest.raises(HeadError, match="BLEEP has no mode 'fixed': choose default, paper"):
         BLEEP(mode="fixed").fit(table)
     with pytest.raises(HeadError, match="egn has no mode 'fixed': choose default or paper"):
         EGN(mode="fixed").fit(table)
     with pytest.raises(HeadError, match="not neighbours='space': choose feature or off"):
         EGN(neighbours="space").fit(table)
+
+
+@pytest.mark.parametrize("neighbours", ["off", "feature"])
+def test_egn_overfits_64_spots(neighbours):
+    table = made_up("AB", each=1, spots=32, noise=1.0)
+    head = EGN(neighbours=neighbours, members=1, epochs=60, dropout=0.0)
+    head.training = replace(head.training, weight_decay=0.0)
+    head.fit(table)
+    assert mean_within_slide(head.predict(without_truth(table)), table.targets, table.slide) > 0.95

@@ -329,7 +329,7 @@ def test_tokens_are_the_grid_where_there_is_one():
 
 def test_errors_name_the_mend():
     table = made_up(spots=10, each=1)
-    with pytest.raises(HeadError, match="has no mode 'both': choose fixed or paper"):
+    with pytest.raises(HeadError, match="has no mode 'both': choose default, fixed, paper"):
         CMRC(mode="both").fit(table)
     with pytest.raises(HeadError, match="make it with `tissuary featurize SOURCE --store STORE --tokens 7x7`"):
         CMRC(tokens="grid").fit(table)

@@ -47,6 +47,11 @@ def attend(
     -------
     Tensor
         (b, q, d).
+
+    Raises
+    ------
+    HeadError
+        If the heads do not divide d.
     """
     q, k, v = (_split(x, heads) for x in (query, keys, values))  # (b, h, q or m, d/h)
     out = BACKENDS[_chosen(query)](q, k, v, mask, bias)
@@ -136,4 +141,7 @@ def _xformers_installed() -> bool:
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
+    if x.shape[-1] % heads:
+        msg = f"a width of {x.shape[-1]} over {heads} attention heads: give a multiple of {heads}"
+        raise HeadError(msg)
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)

@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from ...store.arrays import Floats, Ints
+from ...store.errors import HeadError
 from ...store.feature_column import FeatureColumn
 from ...store.table import Table
-from ..contract import training_arrays
+from ..contract import training_arrays, with_views
 from ..principal import gene_spread
 from .anchor import FIXED_GATE, check_anchor, choose_gates
 from .device import device_of
 from .learner import InnerFold, Learner, as_unseen
 from .module import HeadModule, Shape, start_at_zero
-from .neighbourhoods import NeighbourRule, groups_of, in_tissue, kinds_of, look_alikes
+from .neighbourhoods import NeighbourRule, apart, groups_of, in_tissue, kinds_of, look_alikes
 from .predicting import predict_rows
 from .rows import RowData
 from .selection import EPOCHS, choose_epochs
@@ -124,10 +125,11 @@ class NeuralHead:
             If an option does not exist, or the table was not prepared for training.
         """
         check_anchor(self.anchor)
+        self._check_numbers()
         y, weights = training_arrays(table)
         self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
         learner = Learner.of(self, table, rows=self._rows(table))
-        self.shape_ = learner.shape
+        self.shape_, self.views_ = learner.shape, self._views(table, learner)
         choice = choose_epochs(
             table,
             y,
@@ -144,6 +146,8 @@ class NeuralHead:
         self.loss_curve_ = tuple(train_all(runs))
         self.modules_ = [run.module for run in runs]
         self.finish(data)
+        if data.feature is not None:
+            self.chosen_["look_alikes"] = f"of other {apart(table, every)}s"
         self.n_parameters_ = sum(p.numel() for module in self.modules_ for p in module.parameters())
         if self.anchor_ is not None:
             self._set_gate(learner, choice.held, choice.prediction)
@@ -153,7 +157,16 @@ class NeuralHead:
         return self
 
     def predict(self, table: Table) -> NDArray[np.float32]:
-        """Predict (n, n_panel), the mean over members."""
+        """Predict (n, n_panel), the mean over members.
+
+        Raises
+        ------
+        HeadError
+            If the table lacks a view of training.
+        """
+        table = with_views(table, self.views_)
+        if not len(table):
+            return np.empty((0, len(self.spread_)), dtype=np.float32)
         data = self._rows(table)
         if self.reference_ is not None:
             found = look_alikes(
@@ -173,9 +186,20 @@ class NeuralHead:
 
     # --- the inside
 
+    def _check_numbers(self) -> None:
+        if self.members < 1 or (self.epochs is not None and self.epochs < 0):
+            msg = f"members={self.members}, epochs={self.epochs}: one member at least, and no fewer epochs than none"
+            raise HeadError(msg)
+
+    def _views(self, table: Table, learner: Learner) -> tuple[str, ...]:
+        """Views that prediction reads: those of the network, and all where an anchor or look-alikes read them."""
+        return tuple(key for key in table.columns if learner.x.shape[1] or key in learner.shape.keys)
+
     def _rows(self, table: Table) -> RowData:
         device = device_of(self.device)
         data = RowData.of(table, self.columns(table), device)
+        if not self.training.weighted:
+            data = replace(data, weight=torch.ones_like(data.weight))
         in_space, _ = kinds_of(self.neighbours)
         if in_space:
             space, donor = in_tissue(table, self.rule, seed=self.seed)

@@ -38,6 +38,8 @@ class TrainingOptions:
         Weight of 1 - within-slide Pearson beside the squared error.
     unit_spread
         Whether targets are divided by the spread of their gene.
+    weighted
+        Whether spots count by the weights of the table (under `strict` by their depth), or all alike.
     ema
         Decay of a moving average of the weights; where given, the average is what is evaluated and kept.
     """
@@ -52,6 +54,7 @@ class TrainingOptions:
     warmup: float = 0.1
     clip: float = 1.0
     unit_spread: bool = True
+    weighted: bool = True
     ema: float | None = None
 
     def rate(self, step: int, steps: int) -> float:
