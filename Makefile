@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/tissuary demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q --numprocesses=2
+	$(BIN)/python -m pytest -q --numprocesses=2 --dist=worksteal  # in turn: fixtures of a file are made once
 
 lint: $(READY)
 	$(BIN)/ruff check .
