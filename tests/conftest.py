@@ -37,6 +37,12 @@ def _one_thread():
     torch.set_num_threads(1)  # whatever a test did: the plans of later ones record the number
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Counts are thinned once, not until there are 6,000 spots: for comparisons whose ceilings nobody looks at."""
+    monkeypatch.setattr("tissuary.heads.evaluation.ceiling.THINNED_SPOTS", 1)
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Folder of real sections, slides and weights, laid out as `her2st/`, `mob/`, `slides/`, `weights/`."""

@@ -22,6 +22,8 @@ from tissuary.store.errors import ProtocolError, StoreError
 from tissuary.store.expression import Expression, read_expression, write_expression
 from tissuary.store.schema import expression_path, features_path
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SLIDES = {f"{p}{i}": (p, 30 + 2 * i) for p in "ABCDE" for i in range(2)}
 FIELDS = [
     "head",

@@ -21,6 +21,8 @@ from tissuary.store.patch_file import read_patches
 from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
 from tissuary.store.slide_file import read_slide, write_slide
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SLIDES = {f"{p}1": (p, 25) for p in "ABCD"}
 TIMES = {"fit_seconds", "predict_seconds"}
 

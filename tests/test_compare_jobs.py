@@ -9,6 +9,8 @@ from tissuary.heads.evaluation import side_by_side
 from tissuary.heads.evaluation.comparison_plan import make_plan
 from tissuary.store.errors import HeadError
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 TIMES = {"fit_seconds", "predict_seconds"}
 OPTIONS = CompareOptions(heads=("ridge", "knn"), protocols=("strict",))
 

@@ -16,6 +16,8 @@ from tissuary.heads.evaluation.protocols import PROTOCOLS, get_protocol
 from tissuary.heads.evaluation.splits import outer_folds
 from tissuary.store.errors import ProtocolError
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SLIDES = {f"{p}{i}": (p, 40 + i) for p in "ABC" for i in range(2)}
 PAPERS = [name for name in PROTOCOLS if not name.startswith("strict")]
 
