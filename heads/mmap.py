@@ -187,6 +187,7 @@ class MMAP(NeuralHead):
         return np.asarray(np.mean(parts, axis=0), dtype=np.float32)
 
     def _fit_paper(self, table: Table) -> Self:
+        self._check_numbers()
         y, _ = training_arrays(table)
         data = self._rows(table).with_targets(y)
         columns, self.views_ = self.columns(table), tuple(table.columns)

@@ -77,6 +77,11 @@ def test_numbers_of_members_and_epochs_that_cannot_be_are_refused(name, options,
         make_head(name, **options).fit(table)
 
 
+def test_they_are_refused_in_the_published_stages_of_mmap_too(table):
+    with pytest.raises(HeadError, match="members=0, epochs=None: one member at least"):
+        make_head("mmap", mode="paper", members=0).fit(table)
+
+
 @pytest.mark.parametrize("name", ["mmap", "nh2st", "cmrc"])
 def test_a_width_that_its_attention_heads_do_not_divide_is_refused(name, table):
     with pytest.raises(HeadError, match=r"a width of 31 over \d attention heads: give a multiple of \d"):

@@ -33,7 +33,7 @@ def judge(block):
     return bool(lost.any()), bool(near.any())
 
 
-def same_decision(block):
+def assert_same_decision(block):
     """Hold `half` against the judge; returns whether the block is lost, None where that is too near to tell."""
     lost, near = judge(block)
     if near:
@@ -66,7 +66,7 @@ def test_decisions_are_those_of_float64(rows, tokens, scales, offsets, constant,
     scale_of_noise = np.where(np.isin(np.arange(dim), list(constant)), 0.0, scale)
     shape = (rows, dim) if tokens is None else (rows, tokens, dim)
     noise = np.random.default_rng(seed).normal(size=shape)
-    assume(same_decision((noise * scale_of_noise + scale * offset).astype(np.float32)) is not None)
+    assume(assert_same_decision((noise * scale_of_noise + scale * offset).astype(np.float32)) is not None)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.9, 0.98, 1.02, 1.1, 2.0])
@@ -77,14 +77,14 @@ def test_a_column_far_from_zero_is_lost_from_the_tolerance_on(ratio, shape):
     width = 0.5 / tolerance(shape[0]) / ratio
     even = np.linspace(-width / 2, width / 2, int(np.prod(shape[:-1])), endpoint=False)
     block[..., 2] = (1000 + np.random.default_rng(1).permutation(even)).reshape(shape[:-1])
-    assert same_decision(block) == (ratio > 1)
+    assert assert_same_decision(block) == (ratio > 1)
 
 
 @pytest.mark.parametrize(("largest", "lost"), [(65_519.0, False), (-65_519.0, False), (65_520.0, True), (-7e4, True)])
 def test_overflow_is_lost_from_where_rounding_gives_infinity(largest, lost):
     block = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     block[5, 1] = largest
-    assert same_decision(block) == lost
+    assert assert_same_decision(block) == lost
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
@@ -96,7 +96,7 @@ def test_what_is_not_finite_in_half_precision_is_refused(value):
 
 def test_zeros_constants_and_single_rows_are_held():
     for block in (np.zeros((8, 4)), np.full((8, 4), 1234.567), [[0.1, 1000.3, -7e-8]]):
-        assert same_decision(np.asarray(block, dtype=np.float32)) is False
+        assert assert_same_decision(np.asarray(block, dtype=np.float32)) is False
 
 
 def test_noise_of_a_silent_column_is_not_missed():
@@ -105,8 +105,8 @@ def test_noise_of_a_silent_column_is_not_missed():
     silent, speaking = block.copy(), block.copy()
     silent[:, 3] = 1000 + 1e-4 * block[:, 3]
     speaking[:, 3] = 1000 + 0.1 * block[:, 3]
-    assert same_decision(silent) is False
-    assert same_decision(speaking)
+    assert assert_same_decision(silent) is False
+    assert assert_same_decision(speaking)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 9, 20])
@@ -120,5 +120,5 @@ def test_a_short_last_block_does_not_lose_ordinary_features(rows):
 def test_features_too_small_for_half_precision_are_lost():
     """fp16's smallest step is 6e-8."""
     block = np.random.default_rng(0).normal(size=(256, 8)).astype(np.float32)
-    assert same_decision(block * np.float32(1e-6)) is False
-    assert same_decision(block * np.float32(1e-7))
+    assert assert_same_decision(block * np.float32(1e-6)) is False
+    assert assert_same_decision(block * np.float32(1e-7))
