@@ -29,6 +29,10 @@ class TargetRule:
         The transform as a formula; x is a spot's raw count of a gene.
     source
         Who predicts it.
+    unit
+        What a colour bar of such values says.
+    over_panel
+        Whether a spot's total is taken over the genes of the panel, so that a value depends on all of them.
     leaves_out_unseen
         Whether the source drops spots without a count in the panel; `seen_in_panel` tells which.
     """
@@ -36,6 +40,8 @@ class TargetRule:
     function: Callable[[SpotCounts, Ints], Floats]
     summary: str
     source: str
+    unit: str
+    over_panel: bool = False
     leaves_out_unseen: bool = False
 
 
@@ -82,19 +88,40 @@ def _panel_counts(counts: SpotCounts, panel: Ints) -> tuple[Floats, Floats]:
 
 
 TARGET_RULES: dict[str, TargetRule] = {
-    "log1p-raw": TargetRule(_log1p_raw, "ln(1 + x)", "HEST-Benchmark"),
-    "log1p-cp10k": TargetRule(_log1p_cp10k, "ln(1 + 10,000 x / total over all genes)", "the default of this project"),
+    "log1p-raw": TargetRule(_log1p_raw, "ln(1 + x)", "HEST-Benchmark", "ln(1 + counts)"),
+    "log1p-cp10k": TargetRule(
+        _log1p_cp10k,
+        "ln(1 + 10,000 x / total over all genes)",
+        "the default of this project",
+        "ln(1 + counts per 10,000)",
+    ),
     "log1p-cp10k-panel": TargetRule(
-        _log1p_cp10k_panel, "ln(1 + 10,000 x / total over the panel)", "TRIPLEX, before its smoothing"
+        _log1p_cp10k_panel,
+        "ln(1 + 10,000 x / total over the panel)",
+        "TRIPLEX, before its smoothing",
+        "ln(1 + counts per 10,000 of the panel)",
+        over_panel=True,
     ),
     "ln-cpm-panel": TargetRule(
-        _ln_cpm_panel, "ln(1 + 1,000,000 x / total over the panel)", "M2ORT and M2OST", leaves_out_unseen=True
+        _ln_cpm_panel,
+        "ln(1 + 1,000,000 x / total over the panel)",
+        "M2ORT and M2OST",
+        "ln(1 + counts per million of the panel)",
+        over_panel=True,
+        leaves_out_unseen=True,
     ),
     "log10-cp10k-panel": TargetRule(
-        _log10_cp10k_panel, "log10(1 + 10,000 x / total over the panel)", "MMAP; NH2ST, before its smoothing"
+        _log10_cp10k_panel,
+        "log10(1 + 10,000 x / total over the panel)",
+        "MMAP; NH2ST, before its smoothing",
+        "log10(1 + counts per 10,000 of the panel)",
+        over_panel=True,
     ),
     "log1p-median": TargetRule(
-        _log1p_median, "ln(1 + m x / total over all genes), m the median total of the slide's spots", "CMRCNet"
+        _log1p_median,
+        "ln(1 + m x / total over all genes), m the median total of the slide's spots",
+        "CMRCNet",
+        "ln(1 + counts at the slide's median total)",
     ),
 }
 
