@@ -152,18 +152,17 @@ def slide_looks(folder: Path | None) -> Look:
 
 def _look_at(image: Path) -> Any:
     from ..featurize.deposit import source_digest
-    from ..featurize.scale import is_plausible
     from ..featurize.slide import open_slide
     from ..featurize.thumbnail import read_thumbnail
     from ..store.exchange.foreign import SlideLook
 
     with open_slide(image) as slide:
-        mpp = slide.metadata_mpp
         return SlideLook(
             slide.width,
             slide.height,
-            mpp if mpp is not None and is_plausible(mpp) else None,
+            slide.metadata_mpp,
             str(image),
             source_digest(image),
             read_thumbnail(slide),
+            slide.bounds_px,
         )

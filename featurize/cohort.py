@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from ..store.arrays import Floats, Ints, Strings
 from ..store.errors import CohortError, InvalidNameError, ScaleError, TissuaryError
 from ..store.naming import UNKNOWN_PATIENT, check_name
-from .scale import MAX_DISAGREEMENT
+from ..store.scale import MAX_DISAGREEMENT
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from ..store.arrays import Bools, Pixels
 from ..store.errors import StoreError
 from ..store.expression import Expression, read_expression, write_expression
 from ..store.patch_file import Patches, read_patches, write_patches
+from ..store.scale import Scale
 from ..store.schema import expression_path, patches_path, slide_path
 from ..store.slide_file import SAME_MPP, SlideRecord, read_slide, write_slide
 from .cohort import Measured, Sample
-from .scale import Scale
 from .slide import Slide
 
 DIGEST_BYTES = 1 << 20
@@ -64,6 +64,7 @@ def slide_record(sample: Sample, slide: Slide, scale: Scale) -> SlideRecord:
         source=os.fspath(sample.image),
         source_digest=source_digest(sample.image),
         created_by=f"tissuary {version('tissuary')}",
+        bounds_px=slide.bounds_px,
     )
 
 

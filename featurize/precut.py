@@ -70,6 +70,7 @@ class PrecutSlide:
         )
         self.tile_px = ((TILE_PX, TILE_PX),) * len(self.level_dimensions)
         self.reader = "pre-cut patches"
+        self.bounds_px: tuple[int, int, int, int] | None = None
 
     @property
     def spots(self) -> Spots:

@@ -51,6 +51,11 @@ class Slide(Protocol):
         ...
 
     @property
+    def bounds_px(self) -> tuple[int, int, int, int] | None:
+        """x, y, width and height of the part of level 0 that the scanner filled; None where the file does not say."""
+        ...
+
+    @property
     def reader(self) -> str:
         """Which library reads the pixels."""
         ...

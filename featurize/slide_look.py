@@ -12,12 +12,12 @@ from ..store.arrays import Bools, Pixels
 from ..store.errors import CohortError
 from ..store.naming import SPOTS
 from ..store.patch_file import Patches
+from ..store.scale import Scale, resolve_scale, spot_pitch_px
 from .cohort import Measured, Sample, Spots, check_spots_inside
 from .grid import Grid, grid_centers, grid_name, nested_parents, nests
 from .options import FeaturizeOptions
 from .precut import PrecutSlide
 from .precut_views import precut_fields
-from .scale import Scale, resolve_scale, spot_pitch_px
 from .slide import Slide
 from .targets import ViewField, view_fields
 from .thumbnail import read_thumbnail

@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..store.errors import ScaleError
-from .scale import MAX_DISAGREEMENT, is_plausible
+from ..store.scale import MAX_DISAGREEMENT, is_plausible
 
 UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 """Both code points of the micro sign occur in files."""

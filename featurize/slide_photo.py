@@ -45,6 +45,7 @@ class WholeSlide:
         self.height, self.width = pixels.shape[:2]
         self.metadata_mpp = metadata_mpp
         self.reader = reader
+        self.bounds_px: tuple[int, int, int, int] | None = None
         smaller = max(0, math.ceil(math.log2(max(self.width, self.height) / SMALLEST_LEVEL_PX)))
         self.level_downsamples = tuple(float(2**i) for i in range(smaller + 1))
         self.level_dimensions = tuple(

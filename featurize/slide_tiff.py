@@ -56,6 +56,7 @@ class TiffSlide:
         self._path, self._file, self._levels = path, file, levels
         self._descriptor, self._file_bytes = file.filehandle.fileno(), file.filehandle.size
         self.reader = reader
+        self.bounds_px: tuple[int, int, int, int] | None = None
         self.metadata_mpp = metadata_mpp
         self.width, self.height = levels[0].width, levels[0].height
         self.level_dimensions = tuple((level.width, level.height) for level in levels)

@@ -44,6 +44,7 @@ class ZarrSlide:
         self._path, self._levels, self._axes = path, levels, axes
         self.metadata_mpp = metadata_mpp
         self.reader = "zarr"
+        self.bounds_px: tuple[int, int, int, int] | None = None
         self.level_downsamples = downsamples
         self.level_dimensions = tuple((one.shape[axes.index("x")], one.shape[axes.index("y")]) for one in levels)
         self.width, self.height = self.level_dimensions[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,10 @@ class SlideRecord:
         The image that was read.
     source_digest
         sha256 over its size, first and last MiB.
+    bounds_px
+        x, y, width and height of the part of level 0 that the scanner filled, level-0 pixels, where its format says
+        so (MIRAX, Leica and others, OpenSlide's `bounds-x` and so on); None where it is all of the slide or unknown.
+        Every coordinate in a store counts from the corner of level 0; QuPath counts from the corner of these bounds.
     """
 
     slide_id: str
@@ -48,6 +54,7 @@ class SlideRecord:
     source: str
     source_digest: str
     created_by: str
+    bounds_px: tuple[int, int, int, int] | None = None
 
 
 def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels | None, tissue: Bools | None = None) -> None:
@@ -75,6 +82,8 @@ def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels | None, ti
                 "created_by": record.created_by,
             }
         )
+        if record.bounds_px is not None:
+            file.attrs["bounds"] = json.dumps(record.bounds_px)
         planes = {"thumbnail": thumbnail, "tissue": None if tissue is None else tissue.astype(np.uint8)}
         for name, plane in planes.items():
             if plane is not None:
@@ -97,7 +106,19 @@ def read_slide(path: Path) -> SlideRecord:
             source=str(required(a, "source", path)),
             source_digest=str(required(a, "source_digest", path)),
             created_by=str(required(a, "created_by", path)),
+            bounds_px=_bounds(a.get("bounds"), path),
         )
+
+
+def _bounds(text: Any, path: Path) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        x, y, width, height = map(operator.index, json.loads(text))
+    except (TypeError, ValueError) as error:
+        msg = f"{path}: its attribute bounds is {text!r}; wanted [x, y, width, height] in whole pixels: it is damaged"
+        raise StoreError(msg) from error
+    return x, y, width, height
 
 
 def read_thumbnail(path: Path) -> Pixels:

@@ -13,12 +13,12 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from tissuary.featurize.cohort import Spots, check_spots_inside, load_cohort
-from tissuary.featurize.scale import spot_pitch_px
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.sources import SOURCES, detect
 from tissuary.featurize.sources.count_matrix import CountMatrix
 from tissuary.featurize.sources.joining import join
 from tissuary.store.errors import CohortError, InvalidNameError, ScaleError
+from tissuary.store.scale import spot_pitch_px
 
 SPOTS = """x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected
 7\t3\t7.1\t3.0\t700.5\t300.25\t1

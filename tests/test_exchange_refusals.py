@@ -240,7 +240,7 @@ def test_a_link_to_a_pipe_is_not_opened(job, root, tmp_path):
 @pytest.mark.parametrize("mpp", [499.0, 0.0005])
 def test_a_scale_that_no_slide_has_is_refused(job, root, mpp):
     trident(job, "s1", corners(), vectors(12))
-    assert "wanted those of a slide, from 0.05 to 20" in refusal(bring(job, root, "trident", mpp=mpp))
+    assert "; a slide has 0.05 to 20. Correct it." in refusal(bring(job, root, "trident", mpp=mpp))
     assert not root.exists()
 
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tissuary.featurize.cohort import load_cohort
-from tissuary.featurize.scale import spot_pitch_px
 from tissuary.featurize.sources.spot_table import read_spots
 from tissuary.store.errors import StoreError
 from tissuary.store.lattice import array_kind, lattice, window_offsets
+from tissuary.store.scale import spot_pitch_px
 
 ROW_STEP = 100 * 3**0.5 / 2  # of a hexagonal array of 100 um
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.featurize.scale import resolve_scale, spot_pitch_px
 from tissuary.store.errors import ScaleError
+from tissuary.store.scale import resolve_scale, spot_pitch_px
 
 
 def grid(rows, columns):
@@ -184,12 +184,13 @@ def test_a_print_resolution_is_no_scale_but_is_remembered(dpi):
 @pytest.mark.parametrize(
     ("claims", "name"),
     [
-        ({"manifest": 0.0}, "um/px of the manifest is 0"),
-        ({"command_line": -1.0}, "--mpp is -1"),
-        ({"command_line": math.nan}, "--mpp is nan"),
-        ({"pitch_um": math.inf, "pitch_px": 3.0}, "spot pitch in um is inf"),
+        ({"manifest": 0.0}, r"um/px of the manifest is 0; a slide has 0\.05 to 20"),
+        ({"command_line": -1.0}, r"um/px of the command line is -1; a slide has 0\.05 to 20"),
+        ({"command_line": math.nan}, r"um/px of the command line is nan; a slide has 0\.05 to 20"),
+        ({"manifest": 499.0}, r"um/px of the manifest is 499; a slide has 0\.05 to 20"),  # nm for um
+        ({"pitch_um": math.inf, "pitch_px": 3.0}, "spot pitch in um is inf; wanted a positive number"),
     ],
 )
-def test_a_declared_scale_must_be_positive(claims, name):
-    with pytest.raises(ScaleError, match=rf"slide s: {name}; wanted a positive number"):
+def test_a_declared_scale_must_be_a_slides(claims, name):
+    with pytest.raises(ScaleError, match=f"slide s: {name}"):
         resolve_scale("s", **claims)

@@ -13,9 +13,13 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tissuary.featurize.cohort import Sample
+from tissuary.featurize.deposit import slide_record
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.slide_openslide import OpenSlideSlide
 from tissuary.store.errors import ScaleError, SlideError
+from tissuary.store.scale import Scale
+from tissuary.store.slide_file import read_slide, write_slide
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (600, 800, 3), dtype=np.uint8)
@@ -464,3 +468,44 @@ def test_a_real_photo_of_a_section(real_data):
         expected = imagecodecs.jpeg8_decode(path.read_bytes())[3003:3035, 4001:4065]
         np.testing.assert_array_equal(region, expected)
         assert slide.read(2, 1000, 751, 16, 8).shape == (8, 16, 3)
+
+
+def write_scn(path, pixels):
+    """A Leica SCN of 900 x 1200 px, of which the scanner filled 300 x 400 at (200, 500); 0.5 um/px."""
+
+    def image(size_nm, at_nm, size_px, ifd, objective):
+        (w, h), (x, y), (width, height) = size_nm, at_nm, size_px
+        return (
+            '<image name="i" uuid="u"><creationDate>2020-01-01T00:00:00Z</creationDate>'
+            f'<device model="Leica SCN400;" version="1"/><pixels sizeX="{width}" sizeY="{height}">'
+            f'<dimension sizeX="{width}" sizeY="{height}" r="0" ifd="{ifd}"/></pixels>'
+            f'<view sizeX="{w}" sizeY="{h}" offsetX="{x}" offsetY="{y}" spacingZ="0"/><scanSettings>'
+            f"<objectiveSettings><objective>{objective}</objective></objectiveSettings><illuminationSettings>"
+            "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+            "</illuminationSettings></scanSettings></image>"
+        )
+
+    overview = image((450_000, 600_000), (0, 0), (90, 120), 0, 1)
+    scanned = image((150_000, 200_000), (100_000, 250_000), (300, 400), 1, 20)
+    xml = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="s">'
+        f'<collection name="c" uuid="c" sizeX="450000" sizeY="600000">{overview}{scanned}</collection></scn>'
+    )
+    options = {"tile": (128, 128), "photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(np.full((120, 90, 3), 240, np.uint8), description=xml, **options)
+        tiff.write(pixels, **options)
+    return path
+
+
+def test_which_part_of_a_slide_the_scanner_filled_is_kept(tmp_path):
+    pixels = tissue(400, 300)
+    with open_slide(write_scn(tmp_path / "s.scn", pixels)) as slide:
+        assert (slide.width, slide.height, slide.bounds_px) == (900, 1200, (200, 500, 300, 400))
+        np.testing.assert_array_equal(slide.read(0, 200, 500, 300, 400), pixels)
+        scale = Scale(0.5, "metadata", {"metadata": 0.5})
+        record = slide_record(Sample("s", "P", tmp_path / "s.scn"), slide, scale)
+    write_slide(tmp_path / "s.h5", record, thumbnail=None)
+    assert read_slide(tmp_path / "s.h5") == record
+    with open_slide(save(tmp_path / "photo.png", NOISE)) as photo:
+        assert photo.bounds_px is None

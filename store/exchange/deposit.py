@@ -122,24 +122,24 @@ def _decide(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
     known = read_slide(path) if path.exists() else None
     encoder = settle_encoder(foreign, declared) if foreign.features is not None else ""
     scale = settle_mpp(foreign, declared, look=look, known=known)
-    foreign = on_whole_pixels(as_stored(foreign), declared, mpp=scale[0])
-    side_px = settle_side(foreign, declared, mpp=scale[0])
-    view = settle_view(foreign, declared, side_px=side_px, mpp=scale[0])
+    foreign = on_whole_pixels(as_stored(foreign), declared, mpp=scale.mpp)
+    side_px = settle_side(foreign, declared, mpp=scale.mpp)
+    view = settle_view(foreign, declared, side_px=side_px, mpp=scale.mpp)
     patch_set = set_name(foreign, declared, view=view)
     stored_path = patches_path(root, foreign.slide_id, patches=patch_set)
     stored = read_patches(stored_path) if stored_path.exists() else None
-    patches = stored_spots(foreign, stored) if foreign.top_left is None else patches_of(foreign, scale[0], side_px)
+    patches = stored_spots(foreign, stored) if foreign.top_left is None else patches_of(foreign, scale.mpp, side_px)
     slide = settle_slide(
         foreign, declared, scale=scale, box_px=box_of(patches, side_px), look=look, known=known, file=file
     )
     check_inside(patches, slide, side_px=side_px)
     order = None if stored is None else order_in(foreign, patches, stored, patch_set=patch_set)
-    notes = doubts_of(foreign, mpp=scale[0])
+    notes = doubts_of(foreign, mpp=scale.mpp)
     if order is not None:
         notes += ("rows were put into the order of the store's patch set",)
     key = settle_key(foreign, declared, encoder=encoder, view=view) if foreign.features is not None else None
     foreign = replace(foreign, notes=(*foreign.notes, *notes))
-    return _Decided(foreign, slide, scale[1], patch_set, stored or patches, order, view, encoder, key)
+    return _Decided(foreign, slide, scale.source, patch_set, stored or patches, order, view, encoder, key)
 
 
 def _header(declared: Declared, decided: _Decided, *, file: Path) -> FeatureHeader:

@@ -122,6 +122,8 @@ class SlideLook:
         um per level-0 pixel of its metadata, or None.
     thumbnail
         (h, w, 3).
+    bounds_px
+        As `SlideRecord` has it.
     """
 
     width_px: int
@@ -130,6 +132,7 @@ class SlideLook:
     source: str
     source_digest: str
     thumbnail: Pixels
+    bounds_px: tuple[int, int, int, int] | None = None
 
 
 Look = Callable[[str], SlideLook | None]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ..errors import FingerprintError, InvalidNameError, ScaleError
 from ..naming import VIEW_ALIASES, FeatureKey, feature_key
+from ..scale import MAX_DISAGREEMENT, PLAUSIBLE_MPP
 from .foreign import Declared, Foreign, digits
-from .settle import AGREEMENT, PLAUSIBLE_MPP
 
 
 def settle_encoder(foreign: Foreign, declared: Declared) -> str:
@@ -87,7 +87,7 @@ def settle_view(foreign: Foreign, declared: Declared, *, side_px: float, mpp: fl
     if not foreign.patch_px:
         view_mpp = numbers[1]  # no file says it, so the declared view does
     for what, wanted, found in zip(("um a side", "um/px"), numbers, (fov_um, view_mpp), strict=True):
-        if max(wanted, found) > AGREEMENT * min(wanted, found):
+        if max(wanted, found) > MAX_DISAGREEMENT * min(wanted, found):
             msg = (
                 f"slide {foreign.slide_id}: view {name} has {wanted:g} {what}, the patches have {found:.4g}: "
                 f"give the view they were cut at, about {digits(fov_um)}um-{digits(view_mpp)}"

@@ -13,16 +13,10 @@ import numpy as np
 from ..errors import ScaleError, StoreError
 from ..naming import UNKNOWN_PATIENT
 from ..patch_file import Patches
+from ..scale import METADATA, Scale, agreed_scale
 from ..slide_file import SAME_MPP, SlideRecord
 from .foreign import Declared, Foreign, SlideLook
 from .hdf import MOST_PX
-
-PLAUSIBLE_MPP = (0.05, 20.0)
-"""um/px that a slide or a patch can have, as `featurize.scale` bounds what metadata claim; beyond it a value is wrong:
-nm taken for um, a print resolution, damage."""
-
-AGREEMENT = 1.05
-"""Largest ratio between two sources of a scale that still count as one."""
 
 _PLACES_APART = ("CLAM", "HEST")  # tools whose patches lie in files apart from their features
 
@@ -30,10 +24,8 @@ OF_PATCHES = "size: the smallest box that holds the patches"
 """Said in `created_by` of a slide whose size no file gives."""
 
 
-def settle_mpp(
-    foreign: Foreign, declared: Declared, *, look: SlideLook | None, known: SlideRecord | None
-) -> tuple[float, str, dict[str, float]]:
-    """um per level-0 pixel, where it is from, and all candidates; the slide in the store decides where there is one.
+def settle_mpp(foreign: Foreign, declared: Declared, *, look: SlideLook | None, known: SlideRecord | None) -> Scale:
+    """um per level-0 pixel of a slide that is imported; the slide in the store decides where there is one.
 
     Raises
     ------
@@ -41,34 +33,27 @@ def settle_mpp(
         If no source knows it, two contradict one another, or one is no slide's.
     """
     said = declared.scale_of(foreign.slide_id)
-    claims = {"declared": said, "metadata": look.mpp if look else None, f"{foreign.tool} file": foreign.mpp}
-    candidates = {name: mpp for name, mpp in claims.items() if mpp is not None}
-    low, high = PLAUSIBLE_MPP
-    wrong = {name: mpp for name, mpp in candidates.items() if not low <= mpp <= high}
-    if wrong:
-        msg = f"slide {foreign.slide_id}: um/px are {wrong}; wanted those of a slide, from {low:g} to {high:g}"
-        raise ScaleError(msg)
     if known is not None and said is not None and not isclose(said, known.mpp, rel_tol=SAME_MPP):
         msg = (
             f"slide {foreign.slide_id}: declared are {said:g} um/px, the store has it at {known.mpp:g} um/px "
             f"({known.mpp_source}): leave out --mpp, or use another store"
         )
         raise ScaleError(msg)
-    every = candidates | ({"store": known.mpp} if known is not None else {})
-    if not every:
-        msg = (
-            f"slide {foreign.slide_id}: {foreign.tool} does not say um/px, and a scale is never guessed. Declare um "
-            "per level-0 pixel with --mpp X, give the images with --slides DIR, or use a store that has the slide."
-        )
-        raise ScaleError(msg)
-    if max(every.values()) > AGREEMENT * min(every.values()):
-        listed = ", ".join(f"{name} {mpp:g}" for name, mpp in every.items())
-        msg = f"slide {foreign.slide_id}: um/px contradict one another by more than {AGREEMENT - 1:.0%}: {listed}"
-        raise ScaleError(msg)
-    if known is not None:
-        return known.mpp, "store", candidates
-    source, mpp = next(iter(candidates.items()))
-    return mpp, source, candidates
+    claims = {
+        "declared": said,
+        METADATA: look.mpp if look else None,
+        f"{foreign.tool} file": foreign.mpp,
+        "store": known.mpp if known is not None else None,
+    }
+    scale = agreed_scale(
+        foreign.slide_id,
+        claims,
+        unknown=f"{foreign.tool} does not say um/px, and a scale is never guessed. Declare um per level-0 pixel with "
+        "--mpp X, give the images with --slides DIR, or use a store that has the slide.",
+        correct=". Correct the wrong one, or declare the right one with --mpp for the slides it holds of.",
+    )
+    candidates = {source: mpp for source, mpp in scale.candidates.items() if source != "store"}
+    return Scale(known.mpp, "store", candidates) if known is not None else Scale(scale.mpp, scale.source, candidates)
 
 
 def doubts_of(foreign: Foreign, *, mpp: float) -> tuple[str, ...]:
@@ -114,7 +99,7 @@ def settle_slide(
     foreign: Foreign,
     declared: Declared,
     *,
-    scale: tuple[float, str, dict[str, float]],
+    scale: Scale,
     box_px: tuple[int, int],
     look: SlideLook | None,
     known: SlideRecord | None,
@@ -149,18 +134,18 @@ def settle_slide(
         msg = f"slide {slide_id}: {width:g} x {height:g} px are beyond any slide: make the file again"
         raise StoreError(msg)
     made = f"tissuary {version('tissuary')}, import from {foreign.tool}"
-    mpp, source, candidates = scale
     return SlideRecord(
         slide_id,
         patient or f"{UNKNOWN_PATIENT}{slide_id}",
         width,
         height,
-        mpp,
-        source,
-        candidates,
+        scale.mpp,
+        scale.source,
+        scale.candidates,
         look.source if look else file.name,
         look.source_digest if look else file_digest(file),
         made if said else f"{made}; {OF_PATCHES}",
+        look.bounds_px if look else None,
     )
 
 

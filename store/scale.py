@@ -1,15 +1,19 @@
-"""um per pixel of a slide: the pitch of its spots, and the verdict over all that claims to know the scale."""
+"""um per pixel of a slide: the pitch of its spots, and the one verdict over all sources that claim to know the scale.
+
+Slides that are featurized and slides that are imported from another tool are judged by the same limits.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..store.arrays import Bools, Floats, Ints
-from ..store.errors import ScaleError
+from .arrays import Bools, Floats, Ints
+from .errors import ScaleError
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +21,11 @@ MAX_DISAGREEMENT = 1.05
 """Largest ratio between two candidates that still counts as agreement."""
 
 PLAUSIBLE_MPP = (0.05, 20.0)
-"""um/px that a slide's metadata may claim. A print resolution left in a tag (72 dpi = 353 um/px) lies outside."""
+"""um/px that a slide can have. Beyond it a value is wrong: a print resolution left in a tag (72 dpi = 353 um/px), nm
+taken for um, damage."""
+
+METADATA = "metadata"
+"""Name of the image's own metadata among the sources of a scale."""
 
 MAX_RESIDUAL = 0.5
 """Largest root mean square distance, in pitches, between spots and the fitted array; beyond it nothing was fitted."""
@@ -35,8 +43,8 @@ class Scale:
     mpp
         um per level-0 pixel.
     source
-        Which candidate was taken: "manifest" (or what else of the source declares it), "command line", "metadata" or
-        "spot pitch".
+        Which candidate was taken, such as "manifest" (or what else of the source declares it), "command line",
+        "metadata" or "spot pitch"; of an import "declared", "metadata" or the tool's file.
     candidates
         um/px of every candidate, by source.
     """
@@ -47,8 +55,52 @@ class Scale:
 
 
 def is_plausible(mpp: float) -> bool:
-    """Whether metadata that claim this um/px can be meant for a slide."""
+    """Whether a slide can have this um/px."""
     return PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]
+
+
+def agreed_scale(slide_id: str, claims: Mapping[str, float | None], *, unknown: str, correct: str) -> Scale:
+    """The first of several claims about a slide's um/px, if all of them agree.
+
+    Parameters
+    ----------
+    claims
+        um/px by source, the most trusted first; None where a source does not say. What the image's metadata claim is
+        left out, with a line in the log, where no slide can have it; from any other source it is an error.
+    unknown, correct
+        What the error says where nothing is known, and where claims contradict one another.
+
+    Raises
+    ------
+    ScaleError
+        If nothing is known, a claim is no slide's um/px, or two are more than 5 % apart.
+    """
+    low, high = PLAUSIBLE_MPP
+    dropped, metadata = "", claims.get(METADATA)
+    if metadata is not None and not is_plausible(metadata):
+        dropped = (
+            f" (The image's metadata say {metadata:g} um/px, which is no slide's scale but a print resolution; a slide "
+            f"has {low:g} to {high:g}.)"
+        )
+        log.info("slide %s: um/px of the metadata ignored:%s", slide_id, dropped)
+        claims = {**claims, METADATA: None}
+    candidates = {source: mpp for source, mpp in claims.items() if mpp is not None}
+    for source, mpp in candidates.items():
+        if not is_plausible(mpp):
+            msg = f"slide {slide_id}: um/px of the {source} is {mpp:g}; a slide has {low:g} to {high:g}. Correct it."
+            raise ScaleError(msg)
+    if not candidates:
+        msg = f"slide {slide_id}: {unknown}{dropped}"
+        raise ScaleError(msg)
+    if max(candidates.values()) > MAX_DISAGREEMENT * min(candidates.values()):
+        listed = ", ".join(f"{source} {mpp:.4g}" for source, mpp in candidates.items())
+        msg = (
+            f"slide {slide_id}: um/px contradict one another by more than {MAX_DISAGREEMENT - 1:.0%}: {listed}"
+            f"{correct}{dropped}"
+        )
+        raise ScaleError(msg)
+    source, mpp = next(iter(candidates.items()))
+    return Scale(mpp, source, candidates)
 
 
 def resolve_scale(
@@ -61,14 +113,14 @@ def resolve_scale(
     pitch_px: float | None = None,
     declared_in: str = "manifest",
 ) -> Scale:
-    """Decide on a slide's um/px; of candidates that agree, the first of the parameters below is taken.
+    """Decide on the um/px of a slide whose image is there; the first of the parameters below is taken if all agree.
 
     Parameters
     ----------
     manifest, command_line
         um/px as declared.
     metadata
-        um/px as the image says. Left out, with a word in the log, where it cannot be a slide's.
+        um/px as the image says; see `agreed_scale`.
     pitch_um, pitch_px
         Distance of neighbouring spots as declared and as measured; their ratio is a candidate.
     declared_in
@@ -77,51 +129,30 @@ def resolve_scale(
     Raises
     ------
     ScaleError
-        If nothing is known, or two candidates are more than 5 % apart.
+        If nothing is known, a declared value is no slide's, or two candidates are more than 5 % apart.
     """
-    for name, value in (
-        (f"um/px of the {declared_in}", manifest),
-        ("--mpp", command_line),
-        ("spot pitch in um", pitch_um),
-    ):
-        if value is not None and not 0 < value < math.inf:
-            msg = f"slide {slide_id}: {name} is {value:g}; wanted a positive number"
-            raise ScaleError(msg)
-    dropped = ""
-    if metadata is not None and not is_plausible(metadata):
-        dropped = (
-            f" (The image's metadata say {metadata:g} um/px, which is no slide's scale but a print resolution; a slide "
-            f"has {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}.)"
-        )
-        log.info("slide %s: um/px of the metadata ignored:%s", slide_id, dropped)
-        metadata = None
-    pitch = pitch_um / pitch_px if pitch_um is not None and pitch_px is not None else None
-    claims = {declared_in: manifest, "command line": command_line, "metadata": metadata, "spot pitch": pitch}
-    candidates = {source: mpp for source, mpp in claims.items() if mpp is not None}
-    if not candidates:
-        raise ScaleError(_unknown(slide_id, pitch_um=pitch_um, pitch_px=pitch_px) + dropped)
-    if max(candidates.values()) / min(candidates.values()) > MAX_DISAGREEMENT:
-        listed = ", ".join(f"{source} {mpp:.4g}" for source, mpp in candidates.items())
-        detail = f" (spot pitch: {pitch_um:g} um over {pitch_px:.1f} px)" if pitch is not None else ""
-        msg = (
-            f"slide {slide_id}: um/px contradict one another by more than {MAX_DISAGREEMENT - 1:.0%}: "
-            f"{listed}{detail}. Correct the wrong one: the {declared_in}, --mpp, --pitch-um, or the image's "
-            f"metadata.{dropped}"
-        )
+    if pitch_um is not None and not 0 < pitch_um < math.inf:
+        msg = f"slide {slide_id}: spot pitch in um is {pitch_um:g}; wanted a positive number"
         raise ScaleError(msg)
-    source, mpp = next(iter(candidates.items()))
-    return Scale(mpp, source, candidates)
+    pitch = pitch_um / pitch_px if pitch_um is not None and pitch_px is not None else None
+    detail = f" (spot pitch: {pitch_um:g} um over {pitch_px:.1f} px)" if pitch is not None else ""
+    return agreed_scale(
+        slide_id,
+        {declared_in: manifest, "command line": command_line, METADATA: metadata, "spot pitch": pitch},
+        unknown=_unknown(pitch_um=pitch_um, pitch_px=pitch_px),
+        correct=f"{detail}. Correct the wrong one: the {declared_in}, --mpp, --pitch-um, or the image's metadata.",
+    )
 
 
-def _unknown(slide_id: str, *, pitch_um: float | None, pitch_px: float | None) -> str:
+def _unknown(*, pitch_um: float | None, pitch_px: float | None) -> str:
     if pitch_um is not None and pitch_px is None:
         return (
-            f"slide {slide_id}: a spot pitch of {pitch_um:g} um was declared, but the slide has no spots with array "
+            f"a spot pitch of {pitch_um:g} um was declared, but the slide has no spots with array "
             "positions to measure it on in px. Give --mpp X (um per pixel), or mpp in a manifest."
         )
     found = "" if pitch_px is None else f" Its spots are {pitch_px:.1f} px apart."
     return (
-        f"slide {slide_id}: no um/px is known, and it is never guessed.{found} Give --mpp X (um per pixel), "
+        f"no um/px is known, and it is never guessed.{found} Give --mpp X (um per pixel), "
         "--pitch-um X (distance of neighbouring spots in um, such as 200 for the first Spatial Transcriptomics arrays "
         "or 100 for Visium), or mpp or pitch_um in a manifest."
     )
