@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate, bootstrap_interval, per_patient
+from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate, per_patient
 from tissuary.heads.evaluation.metrics import score_fold
 from tissuary.heads.evaluation.scores import SCORE_RULES
 from tissuary.store.errors import ProtocolError
@@ -34,7 +35,7 @@ def test_folds_weigh_by_test_slides_and_pooled_scores_do_not():
     assert whole.n_slides == 4
     assert (whole.nan_genes, whole.nan_slides, whole.constant) == (0, 0, False)
     assert whole.per_patient == pytest.approx({"A": first.pcc_slide_mean, "B": second.pcc_slide_mean})
-    assert (whole.pcc_slide_mean_low, whole.pcc_slide_mean_high) == (None, None)
+    assert whole.intervals == {}
 
 
 def test_one_fold_is_its_own_aggregate():
@@ -66,43 +67,6 @@ def test_a_constant_fold_flags_the_whole():
     truth = np.array([[0.0, 0, 0], [1, 2, 3]])
     score = score_fold(np.ones((2, 3)), truth, slide=np.zeros(2, int), heg50=HEG, hvg50=HVG)
     assert aggregate([fold("A", ["A"], 0), ScoredFold("B", ("B",), score)]).constant
-
-
-def test_the_interval_starts_at_five_patients():
-    values, patients = np.array([0.1, 0.2, 0.3, 0.4, 0.5]), list("ABCDE")
-    assert bootstrap_interval(values[:4], patients[:4]) is None
-    assert bootstrap_interval(values, list("ABCDD")) is None
-    assert bootstrap_interval(np.array([0.1, 0.2, 0.3, 0.4, np.nan]), patients) is None
-    low, high = bootstrap_interval(values, patients)
-    assert 0.1 < low < 0.3 < high < 0.5
-
-
-def test_the_interval_is_a_bootstrap_over_patients_with_slides_as_weights():
-    rng = np.random.default_rng(5)
-    patients = [f"P{i}" for i in rng.permutation(np.repeat(np.arange(6), [1, 2, 3, 4, 1, 2]))]
-    values = rng.normal(0.3, 0.1, len(patients))
-    groups = [values[[p == name for p in patients]] for name in sorted(set(patients))]
-    drawn = np.random.default_rng(11).integers(6, size=(2000, 6))
-    means = [np.concatenate([groups[i] for i in draw]).mean() for draw in drawn]
-    expected = np.percentile(means, [2.5, 97.5])
-    np.testing.assert_allclose(bootstrap_interval(values, patients, seed=11), expected, rtol=0, atol=1e-12)
-
-
-def test_the_interval_is_reproducible_and_free_of_slide_order():
-    values, patients = np.random.default_rng(0).normal(size=20), [f"P{i % 10}" for i in range(20)]
-    assert bootstrap_interval(values, patients, seed=1) == bootstrap_interval(values, patients, seed=1)
-    assert bootstrap_interval(values, patients, seed=1) != bootstrap_interval(values, patients, seed=2)
-    backwards = bootstrap_interval(values[::-1], patients[::-1], seed=1)
-    np.testing.assert_allclose(backwards, bootstrap_interval(values, patients, seed=1), rtol=0, atol=1e-12)
-
-
-def test_the_interval_reaches_the_aggregate():
-    folds = [fold(name, [name, name], seed) for seed, name in enumerate("ABCDEF")]
-    whole = aggregate(folds, seed=4)
-    values = np.concatenate([one.score.slide_mean for one in folds])
-    expected = bootstrap_interval(values, [p for one in folds for p in one.patients], seed=4)
-    assert (whole.pcc_slide_mean_low, whole.pcc_slide_mean_high) == expected
-    assert whole.pcc_slide_mean_low < whole.pcc_slide_mean < whole.pcc_slide_mean_high
 
 
 def test_scores_per_patient_by_hand():
@@ -144,28 +108,22 @@ def test_every_score_weighs_folds_by_test_slides_or_not_at_all():
 
 def test_every_mean_over_slides_has_its_interval():
     folds = uneven_folds()
-    whole = aggregate(folds, seed=3)
+    whole = aggregate(folds)
     assert set(whole.intervals) == {name for name, rule in SCORE_RULES.items() if rule.over != "genes"}
-    for name, (low, high) in whole.intervals.items():
-        assert low <= whole.scores[name] <= high, name
-        assert low < high
-    assert whole.intervals["pcc_slide_mean"] == (whole.pcc_slide_mean_low, whole.pcc_slide_mean_high)
+    for name, one in whole.intervals.items():
+        assert one.low < whole.scores[name] < one.high, name
+        assert (one.low + one.high) / 2 == pytest.approx(whole.scores[name], abs=1e-12), name  # t is symmetric
+        # The only slide of patient D has one spot.
+        assert (one.n_patients, one.method) == (5 if whole.undefined[name] else 6, "t"), name
     assert aggregate(folds[:2]).intervals == {}
 
 
-def test_intervals_of_scores_over_spots_draw_slides_with_the_weight_of_their_spots():
-    folds = uneven_folds()
-    sizes = [(9, 14, 8), (20, 1), (10, 8, 9)]
-    groups = {}
-    for one, spots in zip(folds, sizes, strict=True):
-        for patient, n, value in zip(one.patients, spots, one.score.by_slide["mse"], strict=True):
-            groups.setdefault(patient, []).append((value, len(spots) * n / sum(spots)))
-    cohort = [np.array(groups[name]) for name in sorted(groups)]
-    drawn = np.random.default_rng(2).integers(6, size=(2000, 6))
-    cohorts = [np.concatenate([cohort[i] for i in draw]) for draw in drawn]  # (n_drawn, 2) each: value, weight
-    means = [np.average(one[:, 0], weights=one[:, 1]) for one in cohorts]
-    expected = np.percentile(means, [2.5, 97.5])
-    np.testing.assert_allclose(aggregate(folds, seed=2).intervals["mse"], expected, rtol=0, atol=1e-12)
+def test_scores_over_genes_of_a_fold_have_an_interval_where_each_fold_tests_one_patient():
+    folds = [fold(name, [name, name], seed) for seed, name in enumerate("ABCDEF")]
+    pooled = [one.score.pcc_pooled for one in folds]
+    expected = stats.ttest_1samp(pooled, 0).confidence_interval()
+    found = aggregate(folds).intervals["pcc_pooled"]
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=0, atol=1e-12)
 
 
 def test_folds_and_spots_without_a_defined_gene_are_counted():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars
 import pytest
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, ttest_1samp
 
 from tissuary.heads import CompareOptions, compare
 from tissuary.heads.evaluation.comparison import Comparison
@@ -48,6 +48,7 @@ FIELDS = [
     "preprocessing",
     "options",
     "fit_seconds",
+    "fit_cpu_seconds",
     "predict_seconds",
     "parameters",
     "seed",
@@ -86,6 +87,40 @@ def test_records_have_the_documented_fields_for_every_head_and_fold(comparison):
     assert whole["pcc_slide_mean_low"] < whole["pcc_slide_mean"] < whole["pcc_slide_mean_high"]
     assert whole["n_test"] == sum(n for _, n in SLIDES.values())
     assert record(comparison, "ridge", "A")["chosen"]["selection"] == "patients"
+
+
+def test_the_difference_from_ridge_and_from_the_best_control_stands_in_every_record(comparison):
+    """Two slides a patient and a patient a fold: the t interval of the folds' differences."""
+    controls = [r for r in comparison.records if r["fold"] == "all" and r["control"] and not r["diagnostic"]]
+    best = max(controls, key=lambda one: one["pcc_slide_mean"])["head"]
+    for head in {r["head"] for r in comparison.records}:
+        whole = record(comparison, head, "all")
+        for name, rival in (("ridge", "ridge"), ("control", best)):
+            found = whole[f"difference_from_{name}"]
+            if head == rival:
+                assert found is None
+                continue
+            assert (found["head"], found["score"], found["method"]) == (rival, "pcc_slide_mean", "t")
+            gains = [
+                record(comparison, head, fold)["pcc_slide_mean"] - record(comparison, rival, fold)["pcc_slide_mean"]
+                for fold in "ABCDE"
+            ]
+            headlines = [record(comparison, one, "all")["pcc_slide_mean"] for one in (head, rival)]
+            assert found["difference"] == pytest.approx(headlines[0] - headlines[1], abs=1e-12)
+            low, high = ttest_1samp(gains, 0).confidence_interval()
+            assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-9)
+            assert (found["n_patients"], found["wins"]) == (5, sum(gain > 0 for gain in gains))
+    assert (whole["n_slides"], whole["n_patients"], whole["interval_method"]) == (10, 5, "t")
+
+
+def test_processor_time_stands_beside_elapsed_time(comparison):
+    for fold in ("A", "all"):
+        ridge = record(comparison, "ridge", fold)
+        assert ridge["fit_cpu_seconds"] > 0
+        assert ridge["fit_seconds"] > 0
+    assert record(comparison, "ridge", "all")["fit_cpu_seconds"] == pytest.approx(
+        sum(record(comparison, "ridge", fold)["fit_cpu_seconds"] for fold in "ABCDE")
+    )
 
 
 def test_what_was_planted_is_found_and_controls_stay_low(comparison):
@@ -273,7 +308,7 @@ def test_results_and_report_are_written_from_it(comparison, tmp_path):
 
 def test_same_seed_same_scores(store, comparison):
     again = compare(store, options=FAST)
-    timing = {"fit_seconds", "predict_seconds"}
+    timing = {"fit_seconds", "fit_cpu_seconds", "predict_seconds"}
     for one, two in zip(comparison.records, again.records, strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in two.items() if k not in timing}
 

@@ -24,7 +24,7 @@ from tissuary.store.slide_file import read_slide, write_slide
 pytestmark = pytest.mark.usefixtures("few_draws")
 
 SLIDES = {f"{p}1": (p, 25) for p in "ABCD"}
-TIMES = {"fit_seconds", "predict_seconds"}
+TIMES = {"fit_seconds", "fit_cpu_seconds", "predict_seconds"}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tissuary.store.errors import HeadError
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
-TIMES = {"fit_seconds", "predict_seconds"}
+TIMES = {"fit_seconds", "fit_cpu_seconds", "predict_seconds"}
 OPTIONS = CompareOptions(heads=("ridge", "knn"), protocols=("strict",))
 
 

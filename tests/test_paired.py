@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from tissuary.heads.evaluation.against_ridge import ridge_note
-from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate, bootstrap_interval
+from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate
+from tissuary.heads.evaluation.intervals import patient_interval
 from tissuary.heads.evaluation.leaderboard_rows import Row
 from tissuary.heads.evaluation.metrics import score_fold
 from tissuary.heads.evaluation.paired import paired_difference, paired_values
 from tissuary.heads.evaluation.scores import SCORE_RULES
+from tissuary.heads.evaluation.verdict import ridge_note
 from tissuary.store.errors import ProtocolError
 
 GENES = np.array([0, 1])
@@ -50,7 +52,7 @@ def test_the_difference_is_that_of_the_aggregates(name):
     pair = paired_difference(first, second, score=name, seed=4)
     ours, theirs = aggregate(first), aggregate(second)
     assert pair.difference == pytest.approx(ours.scores[name] - theirs.scores[name], abs=1e-12)
-    assert pair.interval[0] <= pair.difference <= pair.interval[1]
+    assert pair.interval.low <= pair.difference <= pair.interval.high
     assert pair.wins + pair.losses == 6
     better = pair.difference > 0 if SCORE_RULES[name].better == "high" else pair.difference < 0
     assert better == (pair.wins > pair.losses)
@@ -60,7 +62,8 @@ def test_the_interval_is_over_patients_and_of_the_differences():
     first, second = head_folds(0, 0.5), head_folds(1, 1.5)
     pair = paired_difference(first, second, seed=7)
     ours, theirs = (np.concatenate([one.score.slide_mean for one in folds]) for folds in (first, second))
-    assert pair.interval == bootstrap_interval(ours - theirs, list("AABCDEFF"), seed=7)
+    assert pair.interval == patient_interval(ours - theirs, list("AABCDEFF"))
+    assert (pair.interval.n_patients, pair.n_patients) == (6, 6)
     assert pair.settled
     assert pair.per_patient["F"] == pytest.approx((ours - theirs)[6:].mean(), abs=1e-15)
 
@@ -68,7 +71,7 @@ def test_the_interval_is_over_patients_and_of_the_differences():
 def test_a_head_against_itself_differs_by_nothing_and_settles_nothing():
     folds = head_folds(0, 0.5)
     pair = paired_difference(folds, folds[::-1])
-    assert (pair.difference, pair.interval, pair.wins, pair.losses) == (0, (0, 0), 0, 0)
+    assert (pair.difference, pair.interval.low, pair.interval.high, pair.wins, pair.losses) == (0, 0, 0, 0, 0)
     assert not pair.settled
 
 
@@ -91,10 +94,11 @@ def test_heads_in_turn_change_the_sign_and_fold_order_nothing(seed):
     plain, turned = paired_values(first, second, patients), paired_values(second, first, patients)
     assert turned.difference == pytest.approx(-plain.difference, abs=1e-12)
     assert (turned.wins, turned.losses) == (plain.losses, plain.wins)
-    np.testing.assert_allclose(turned.interval, (-plain.interval[1], -plain.interval[0]), rtol=0, atol=1e-12)
+    here, there = ([one.interval.low, one.interval.high] for one in (plain, turned))
+    np.testing.assert_allclose(there, [-here[1], -here[0]], rtol=0, atol=1e-12)
     order = rng.permutation(14)
     moved = paired_values(first[order], second[order], [patients[i] for i in order])
-    np.testing.assert_allclose(moved.interval, plain.interval, rtol=0, atol=1e-12)
+    np.testing.assert_allclose([moved.interval.low, moved.interval.high], here, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -123,72 +127,69 @@ def test_other_folds_genes_or_scores_are_refused():
     fewer = [ScoredFold("fold 1", ("B",), score)]
     with pytest.raises(ProtocolError, match="other genes"):
         paired_difference(fewer, folds[1:2])
-    with pytest.raises(ProtocolError, match="pcc_pooled is made of genes"):
-        paired_difference(folds, folds, score="pcc_pooled")
 
 
-def row(head, scores, **fields):
-    """One line of a leaderboard, a fold per patient."""
-    shared = {"head": head, "mode": "default", "preprocessing": {"features": "slide"}, **fields}
-    mean = float(np.mean(list(scores.values())))
-    folds = tuple({**shared, "fold": patient, "pcc_slide_mean": value} for patient, value in scores.items())
-    whole = {**shared, "fold": "all", "pcc_slide_mean": mean, "per_patient": scores}
-    return Row(label=head, kind="head", aggregate=whole, folds=folds)
-
-
-def six(*values):
-    return {f"P{i}": value for i, value in enumerate(values)}
-
-
-RIDGE = row("ridge", six(0.2, 0.2, 0.2, 0.2, 0.2, 0.2))
-
-
-def test_the_best_head_is_held_against_ridge_with_an_interval():
-    steady = row("mmap", six(0.25, 0.24, 0.26, 0.25, 0.24, 0.26))
-    note = ridge_note(steady, [steady, RIDGE])
-    assert note.startswith(
-        "Against ridge with the same preprocessing (0.200) it is 0.050 above on the mean over patients, "
-        "and ahead for 6 of 6 patients (95 % interval of the difference 0.04"
+@pytest.mark.parametrize("name", [name for name, rule in SCORE_RULES.items() if rule.over == "genes"])
+def test_scores_over_genes_are_paired_by_fold(name):
+    one_each = {"patients": ("AA", "B", "C", "DD", "E")}
+    first, second = head_folds(0, 0.5, **one_each), head_folds(1, 1.5, **one_each)
+    pair = paired_difference(first, second, score=name)
+    gains = [a.score.scores[name] - b.score.scores[name] for a, b in zip(first, second, strict=True)]
+    expected = stats.ttest_1samp(gains, 0).confidence_interval()
+    np.testing.assert_allclose([pair.interval.low, pair.interval.high], list(expected), rtol=0, atol=1e-12)
+    # A fold of two patients belongs to neither.
+    mixed = paired_difference(head_folds(0, 0.5), head_folds(1, 1.5), score=name)
+    assert mixed.interval is None
+    assert mixed.difference == pytest.approx(
+        aggregate(head_folds(0, 0.5)).scores[name] - aggregate(head_folds(1, 1.5)).scores[name], abs=1e-12
     )
-    assert "includes 0" not in note
-    shaky = row("mmap", six(0.9, 0.1, 0.1, 0.2, 0.15, 0.1))
-    note = ridge_note(shaky, [shaky, RIDGE])
-    assert "ahead for 1 of 6 patients" in note
-    assert "It includes 0: it may add nothing to ridge." in note
 
 
-def test_few_patients_settle_nothing_against_ridge():
-    best, ridge = row("mmap", {"B": 0.3, "C": 0.2}), row("ridge", {"B": 0.1, "C": 0.2})
-    assert ridge_note(best, [best, ridge]) == (
-        "Against ridge with the same preprocessing (0.150) it is 0.100 above on the mean over patients, and ahead for "
-        "1 of 2 patients. That is no ground for an interval: whether it adds anything to ridge is not settled."
-    )
+def row(head, score, **fields):
+    whole = {"head": head, "mode": "default", "fold": "all", "pcc_slide_mean": score, **fields}
+    return Row(label=head, kind="head", aggregate=whole, folds=())
+
+
+def against_ridge(difference, low, high, *, wins, method="t", n_patients=6):
+    words = {"head": "ridge", "score": "pcc_slide_mean", "method": method, "n_patients": n_patients}
+    return {**words, "difference": difference, "low": low, "high": high, "wins": wins, "losses": n_patients - wins}
+
+
+RIDGE = row("ridge", 0.2)
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("found", "said"),
     [
-        row("ridge", six(0.2, 0.2, 0.2, 0.2, 0.2, 0.2), preprocessing={"features": "none"}),
-        row("ridge", six(0.2, 0.2, 0.2, 0.2, 0.2, 0.2), mode="hest"),
-        row("ridge", six(0.2, 0.2, 0.2, 0.2, 0.2)),
-        row("knn", six(0.2, 0.2, 0.2, 0.2, 0.2, 0.2)),
+        (
+            against_ridge(0.05, 0.042, 0.058, wins=6),
+            "Against ridge on the same features, mmap is 0.050 above it and better for 6 of 6 patients "
+            "(95 % interval of the difference +0.042 to +0.058; Student's t over 6 patients).",
+        ),
+        (
+            against_ridge(0.058, -0.3, 0.416, wins=1),
+            "Against ridge on the same features, mmap is 0.058 above it and better for 1 of 6 patients "
+            "(95 % interval of the difference -0.300 to +0.416; Student's t over 6 patients). "
+            "The interval includes 0: it may add nothing to ridge.",
+        ),
+        (
+            against_ridge(-0.01, -0.02, -0.005, wins=10, method="bootstrap", n_patients=31),
+            "Against ridge on the same features, mmap is 0.010 below it and better for 10 of 31 patients "
+            "(95 % interval of the difference -0.020 to -0.005; bootstrap over 31 patients).",
+        ),
+        (
+            against_ridge(0.1, None, None, wins=1, method=None, n_patients=2),
+            "Against ridge on the same features, mmap is 0.100 above it and better for 1 of 2 patients. "
+            "Without an interval it is open whether it adds anything to ridge.",
+        ),
+        (None, "Ridge on the same features was not scored, so nothing says what mmap adds to it."),
     ],
 )
-def test_only_ridge_on_the_same_terms_is_compared(other):
-    best = row("mmap", six(0.3, 0.3, 0.3, 0.3, 0.3, 0.3))
-    assert ridge_note(best, [best, other]) == (
-        "No ridge with the same preprocessing and folds was scored, so nothing says what mmap adds to it."
-    )
+def test_what_the_best_head_adds_to_ridge_is_said(found, said):
+    best = row("mmap", 0.25, difference_from_ridge=found)
+    assert ridge_note(best, [best, RIDGE]) == said
 
 
 def test_ridge_at_the_top_is_said():
     assert ridge_note(RIDGE, [RIDGE]) == "The best head is ridge itself."
-    knn = row("knn", six(0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
-    assert ridge_note(RIDGE, [RIDGE, knn]) == "The best head is ridge itself: no other head adds to it on the mean."
-
-
-def test_without_scores_per_patient_there_is_no_comparison():
-    best = row("mmap", six(0.3, 0.3))
-    bare = dataclasses.replace(best, aggregate={**best.aggregate, "per_patient": {}})
-    ridge = row("ridge", six(0.2, 0.2))
-    assert ridge_note(bare, [bare, ridge]) == "There are no scores per patient to compare mmap with ridge (0.200)."
+    assert ridge_note(RIDGE, [RIDGE, row("knn", 0.1)]) == "The best head is ridge itself: no other head scores higher."

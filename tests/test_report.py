@@ -174,7 +174,7 @@ def test_a_head_above_every_control_for_two_patients_is_ahead_and_not_settled():
         "0.100 above the best control, coordinates (0.150)."
     )
     assert "2 of 2 patients" in said.notes[0]
-    assert "nothing is settled: more known patients are needed" in said.notes[0]
+    assert "no interval below 5 known patients, so nothing is settled" in said.notes[0]
 
 
 def test_no_head_above_the_controls_is_said_plainly():
@@ -192,7 +192,7 @@ def test_a_margin_that_one_patient_makes_is_not_called_a_win():
 
     assert said.outcome == "unclear"
     assert said.sentence.startswith("No head is clearly above the controls: mlp")
-    assert "ahead of every control for 1 of 2 patients" in said.notes[0]
+    assert "better than every control for 1 of 2 patients" in said.notes[0]
 
 
 def test_every_patient_has_its_own_best_control():
@@ -201,7 +201,7 @@ def test_every_patient_has_its_own_best_control():
     said = verdict(standings(comparison(head, uneven, run("density", {"B": 0.1, "C": 0.1}, control=True)))[0])
 
     assert said.outcome == "unclear"
-    assert "ahead of every control for 1 of 2 patients" in said.notes[0]
+    assert "better than every control for 1 of 2 patients" in said.notes[0]
 
 
 def test_a_score_below_zero_beats_nothing():
@@ -211,20 +211,27 @@ def test_a_score_below_zero_beats_nothing():
     assert said.outcome == "fails"
 
 
-def test_from_five_patients_on_the_interval_of_the_margin_decides():
+def test_from_five_patients_on_the_interval_of_the_difference_decides():
     patients = [f"P{i}" for i in range(6)]
     control = run("density", dict.fromkeys(patients, 0.1), control=True)
     limits = {"pcc_slide_mean_low": 0.11, "pcc_slide_mean_high": 0.19}
-    steady = run("ridge", dict(zip(patients, [0.14, 0.15, 0.16, 0.15, 0.14, 0.16], strict=True)), **limits)
-    shaky = run("ridge", dict(zip(patients, [0.9, 0.05, 0.08, 0.06, 0.02, 0.01], strict=True)), **limits)
+    scores = dict(zip(patients, [0.14, 0.15, 0.16, 0.15, 0.14, 0.09], strict=True))
+    pair = {"head": "density", "score": "pcc_slide_mean", "difference": 0.038, "method": "t", "n_patients": 6}
+    pair |= {"wins": 5, "losses": 1, "low": 0.012, "high": 0.065}
+    steady = run("ridge", scores, **limits, difference_from_control=pair)
+    shaky = run("ridge", scores, **limits, difference_from_control={**pair, "low": -0.01, "high": 0.087})
 
     sure, unsure = (verdict(standings(comparison(head, control))[0]) for head in (steady, shaky))
 
     assert sure.outcome == "beats"
     assert "(95 % interval 0.110 to 0.190 over 6 patients)" in sure.sentence
-    assert "The mean margin over patients is 0.050" in sure.notes[0]
+    assert "0.038 above the best control, density (0.100)." in sure.sentence
+    assert sure.notes[0] == (
+        "The difference from density: 95 % interval of the difference +0.012 to +0.065; Student's t over 6 patients. "
+        "It is better than every control for 5 of 6 patients."
+    )
     assert unsure.outcome == "unclear"
-    assert "the margin may be chance" in unsure.notes[0]
+    assert "The interval includes 0: the difference may be chance." in unsure.notes[0]
     read = Reader(report_html(comparison(steady, control)))
     assert [tag["class"] for tag in read.of("line")].count("interval") == 1
     assert "0.110 to 0.190" in read.row("ridge")[1][1]

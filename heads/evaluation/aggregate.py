@@ -1,4 +1,4 @@
-"""From folds to the one line of the leaderboard: weighted means, scores per patient, intervals over patients."""
+"""Scores of all folds of one head together: weighted means, scores per patient, intervals over patients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from ...store.errors import ProtocolError
 from ...store.naming import UNKNOWN_PATIENT
 from .defined import mean_of_defined
 from .fold_score import FoldScore
+from .intervals import Interval, patient_interval
 from .scores import SCORE_RULES, NamedScores
-
-MIN_PATIENTS_FOR_INTERVAL = 5
-BOOTSTRAP_DRAWS = 2000
-INTERVAL_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,10 @@ class Aggregate(NamedScores):
         made over genes of a whole fold unweighted. A slide on which a score is undefined weighs nothing in it, and is
         counted in `undefined`; so is a fold in `nan_folds`.
     intervals
-        For each score that is a mean over slides or spots, the bootstrap interval over patients; a score without one
-        is absent, and all are below five patients.
+        For each score its 95 % interval over patients, absent where `patient_interval` has none. A score over genes of
+        a whole fold has one where each fold tests one patient.
     undefined
-        For each such score, the number of slides left out.
+        For each score that is a mean over slides or spots, the number of slides left out.
     nan_genes, nan_slides, nan_spots, nan_pooled_genes, constant
         Sums over folds, and whether any fold is flagged.
     nan_folds
@@ -65,7 +62,7 @@ class Aggregate(NamedScores):
 
     n_slides: int
     scores: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
+    intervals: Mapping[str, Interval]
     undefined: Mapping[str, int]
     nan_genes: int
     nan_slides: int
@@ -74,20 +71,6 @@ class Aggregate(NamedScores):
     nan_folds: int
     constant: bool
     per_patient: dict[str, float]
-
-    @property
-    def pcc_slide_mean_low(self) -> float | None:
-        """Lower end of the headline's interval; None below five patients."""
-        return self._end("pcc_slide_mean", 0)
-
-    @property
-    def pcc_slide_mean_high(self) -> float | None:
-        """Upper end of the headline's interval; None below five patients."""
-        return self._end("pcc_slide_mean", 1)
-
-    def _end(self, name: str, end: int) -> float | None:
-        interval = self.intervals.get(name)
-        return None if interval is None else interval[end]
 
 
 def aggregate(folds: Sequence[ScoredFold], *, seed: int = 0) -> Aggregate:
@@ -107,20 +90,17 @@ def aggregate(folds: Sequence[ScoredFold], *, seed: int = 0) -> Aggregate:
     """
     check_folds(folds)
     fold_scores = [fold.score for fold in folds]
-    patients = patients_of(folds)
     scores: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for name, rule in SCORE_RULES.items():
-        if rule.over == "genes":
-            scores[name] = float(mean_of_defined(np.array([score.scores[name] for score in fold_scores])))
-            continue
-        values, weights = slide_values(folds, name)
-        scores[name] = float(mean_of_defined(values, weights=weights))
-        interval = bootstrap_interval(values, patients, weights=weights, seed=seed)
+    intervals: dict[str, Interval] = {}
+    for name in SCORE_RULES:
+        sample = score_sample(folds, name)
+        scores[name] = float(mean_of_defined(sample.values, weights=sample.weights))
+        interval = patient_interval(sample.values, sample.patients, weights=sample.weights, seed=seed)
         if interval is not None:
             intervals[name] = interval
+    headline = score_sample(folds, "pcc_slide_mean")
     return Aggregate(
-        n_slides=len(patients),
+        n_slides=len(headline.values),
         scores=scores,
         intervals=intervals,
         undefined={name: sum(score.undefined[name] for score in fold_scores) for name in fold_scores[0].undefined},
@@ -130,25 +110,51 @@ def aggregate(folds: Sequence[ScoredFold], *, seed: int = 0) -> Aggregate:
         nan_pooled_genes=sum(score.nan_pooled_genes for score in fold_scores),
         nan_folds=sum(bool(np.isnan(score.pooled).all()) for score in fold_scores),
         constant=any(score.constant for score in fold_scores),
-        per_patient=per_patient(slide_values(folds, "pcc_slide_mean")[0], patients),
+        per_patient=per_patient(headline.values, headline.patients),
     )
 
 
-def slide_values(folds: Sequence[ScoredFold], name: str) -> tuple[Floats, Floats]:
-    """Return a score on each test slide of all folds, NaN where undefined, and what it weighs, (n_slides,) each.
+@dataclass(frozen=True)
+class ScoreSample:
+    """A score as the values that its mean is taken over, with the patient and the weight of each.
 
-    Raises
-    ------
-    ProtocolError
-        If the score has no value per slide.
+    Attributes
+    ----------
+    values
+        On each test slide of all folds; of a score over genes of a whole fold, on each fold. NaN where undefined, (n,).
+    patients
+        The patient of each value; "unknown:<fold>" of a fold that tests several patients.
+    weights
+        (n,)
     """
-    weights = np.concatenate([fold.score.weights(name) for fold in folds])
-    return np.concatenate([fold.score.by_slide[name] for fold in folds]), weights
+
+    values: Floats
+    patients: tuple[str, ...]
+    weights: Floats
 
 
-def patients_of(folds: Sequence[ScoredFold]) -> list[str]:
-    """Return the patient of each test slide of all folds."""
-    return [patient for fold in folds for patient in fold.patients]
+def score_sample(folds: Sequence[ScoredFold], name: str) -> ScoreSample:
+    """Return the values of a score that `aggregate` takes the mean of.
+
+    Parameters
+    ----------
+    folds
+        All folds of one head under one protocol.
+    name
+        Of `SCORE_RULES`.
+    """
+    if SCORE_RULES[name].over == "genes":
+        values = np.array([fold.score.scores[name] for fold in folds])
+        return ScoreSample(values, tuple(_only_patient(fold) for fold in folds), np.ones(len(folds)))
+    return ScoreSample(
+        values=np.concatenate([fold.score.by_slide[name] for fold in folds]),
+        patients=tuple(patient for fold in folds for patient in fold.patients),
+        weights=np.concatenate([fold.score.weights(name) for fold in folds]),
+    )
+
+
+def _only_patient(fold: ScoredFold) -> str:
+    return fold.patients[0] if len(set(fold.patients)) == 1 else f"{UNKNOWN_PATIENT}{fold.name}"
 
 
 def per_patient(values: Floats, patients: Sequence[str], *, weights: Floats | None = None) -> dict[str, float]:
@@ -169,49 +175,6 @@ def per_patient(values: Floats, patients: Sequence[str], *, weights: Floats | No
         patient: float(mean_of_defined(values[of == patient], weights=share[of == patient]))
         for patient in dict.fromkeys(patients)
     }
-
-
-def bootstrap_interval(
-    values: Floats,
-    patients: Sequence[str],
-    *,
-    weights: Floats | None = None,
-    draws: int = BOOTSTRAP_DRAWS,
-    seed: int = 0,
-) -> tuple[float, float] | None:
-    """Return the percentile interval of the mean over slides when whole patients are drawn with replacement.
-
-    Parameters
-    ----------
-    values
-        One value per slide, NaN where it is undefined, (n_slides,): a score, or the difference of two heads' scores.
-    patients
-        The patient of each slide.
-    weights
-        What each slide weighs in the mean, (n_slides,); all alike where None.
-    draws, seed
-        How many cohorts are drawn, and the seed they are drawn with.
-
-    Returns
-    -------
-    tuple of float or None
-        The 2.5th and 97.5th percentile; None where fewer than five patients have a defined value, for then the
-        bootstrap has too few different cohorts to draw from, or where a patient is unknown, for then slides of one
-        patient may be drawn as several.
-    """
-    share = np.ones(len(values)) if weights is None else weights
-    defined = ~np.isnan(values) & (share > 0)
-    # Sorted patients: the interval does not depend on the order of folds.
-    names, patient = np.unique(np.asarray(patients, dtype=str)[defined], return_inverse=True)
-    if len(names) < MIN_PATIENTS_FOR_INTERVAL or any(name.startswith(UNKNOWN_PATIENT) for name in names):
-        return None
-    sums = np.bincount(patient, weights=values[defined] * share[defined])  # (n_patients,)
-    shares = np.bincount(patient, weights=share[defined])
-    drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    # Slides keep their weight in every drawn cohort, as in the score itself.
-    means = sums[drawn].sum(axis=1) / shares[drawn].sum(axis=1)  # (draws,)
-    low, high = np.percentile(means, INTERVAL_PERCENTILES)
-    return float(low), float(high)
 
 
 def check_folds(folds: Sequence[ScoredFold]) -> None:

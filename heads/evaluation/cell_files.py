@@ -45,6 +45,7 @@ class Trained:
     chosen: dict[str, Any]
     parameters: int
     fit_seconds: float
+    fit_cpu_seconds: float
     predict_seconds: float
 
 

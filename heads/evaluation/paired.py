@@ -1,4 +1,4 @@
-"""The difference of two heads over the same slides: per patient, with its interval, and who wins how often."""
+"""The difference of two heads over the same test slides, with its interval over patients."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 from ...store.arrays import Floats
 from ...store.errors import ProtocolError
-from .aggregate import ScoredFold, bootstrap_interval, check_folds, patients_of, per_patient, slide_values
+from .aggregate import ScoredFold, check_folds, per_patient, score_sample
 from .defined import mean_of_defined
+from .intervals import Interval, patient_interval
 from .scores import SCORE_RULES
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A score of a first head less that of a second, taken slide by slide.
+    """A score of a first head less that of a second, slide by slide; fold by fold where the score has no value a slide.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ class PairedDifference:
     difference
         Mean over slides, each with its weight in the score; NaN where none is defined for both.
     interval
-        95 % bootstrap interval over patients; None below five known patients.
+        95 % interval over patients; None where `intervals.patient_interval` has none.
     by_slide
         The difference on each slide, NaN where either head's score is undefined, (n_slides,).
     per_patient
@@ -38,7 +39,7 @@ class PairedDifference:
 
     score: str
     difference: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     by_slide: Floats
     per_patient: dict[str, float]
     wins: int
@@ -48,7 +49,12 @@ class PairedDifference:
     @property
     def settled(self) -> bool:
         """Whether there is an interval and it excludes 0."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        return self.interval is not None and self.interval.excludes_zero
+
+    @property
+    def n_patients(self) -> int:
+        """How many patients have a difference."""
+        return sum(not np.isnan(value) for value in self.per_patient.values())
 
 
 def paired_difference(
@@ -61,18 +67,18 @@ def paired_difference(
     first, second
         All folds of each head under one protocol.
     score
-        A score that is a mean over slides or spots.
+        Of `SCORE_RULES`.
     seed
         Of the bootstrap over patients.
 
     Raises
     ------
     ProtocolError
-        Where folds, their slides, patients, spots or genes differ, or the score has no value per slide.
+        Where folds, their slides, patients, spots or genes differ.
     """
     second = _matched(first, second)
-    (ours, weights), (theirs, _) = slide_values(first, score), slide_values(second, score)
-    return paired_values(ours, theirs, patients_of(first), weights=weights, score=score, seed=seed)
+    ours, theirs = score_sample(first, score), score_sample(second, score)
+    return paired_values(ours.values, theirs.values, ours.patients, weights=ours.weights, score=score, seed=seed)
 
 
 def paired_values(
@@ -89,7 +95,7 @@ def paired_values(
     Parameters
     ----------
     first, second
-        One value per slide, or per patient where no more is known; NaN where undefined, (n,).
+        One value per slide, or per fold; NaN where undefined, (n,).
     patients
         The patient of each value.
     weights
@@ -105,7 +111,7 @@ def paired_values(
     return PairedDifference(
         score=score,
         difference=float(mean_of_defined(by_slide, weights=weights)),
-        interval=bootstrap_interval(by_slide, patients, weights=weights, seed=seed),
+        interval=patient_interval(by_slide, patients, weights=weights, seed=seed),
         by_slide=by_slide,
         per_patient=of_patients,
         wins=int((gains > 0).sum()),

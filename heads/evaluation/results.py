@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .aggregate import ScoredFold, aggregate, bootstrap_interval, patients_of, per_patient, slide_values
-from .cells import SCORED, CellPlan
+from .aggregate import ScoredFold, aggregate, per_patient, score_sample
+from .cells import SCORED, SECONDS, CellPlan
 from .comparison import Record
+from .differences import differences
 from .folds import Fold
 from .gene_maps import HeldOut
 from .lines import Line, line_of_record
@@ -70,46 +71,36 @@ class Results:
         self.records = [record for record in self.records if line_of_record(record) != line]
 
     def add_aggregates(self) -> None:
-        """Add one record of fold "all" for each line."""
-        for line, held in self.held_out.items():
-            own = [record for record in self.records if line_of_record(record) == line]
-            summary = aggregate([one.scored for one in held])
-            self.records.append(
-                {
-                    **own[0],
-                    "fold": "all",
-                    "n_train": round(_mean(own, "n_train")),
-                    "n_test": round(_mean(own, "n_test") * len(own)),
-                    **{name: getattr(summary, name) for name in SCORED},
-                    "chosen": {},
-                    "fit_seconds": _mean(own, "fit_seconds") * len(own),
-                    "predict_seconds": _mean(own, "predict_seconds") * len(own),
-                    "per_patient": summary.per_patient,
-                    **{f"{name}_low": low for name, (low, _) in summary.intervals.items()},
-                    **{f"{name}_high": high for name, (_, high) in summary.intervals.items()},
-                    "undefined": dict(summary.undefined),
-                    **_by_patient(line[0], [one.scored for one in held]),
-                }
-            )
+        """Add one record of fold "all" for each line, with its difference from ridge and from the best control."""
+        folds = {line: [one.scored for one in held] for line, held in self.held_out.items()}
+        wholes = [self._whole(line, scored) for line, scored in folds.items()]
+        pairs = [differences(one, wholes, folds, score=_ranking(str(one["protocol"]))) for one in wholes]
+        self.records += [whole | pair for whole, pair in zip(wholes, pairs, strict=True)]
 
-
-def _by_patient(protocol: str, folds: list[ScoredFold]) -> Record:
-    """The score that ranks, for each patient, and its interval where `aggregate` has none.
-
-    A score over genes of whole folds belongs to patients where each fold tests one: then folds are drawn as patients.
-    """
-    score = get_protocol(protocol).score
-    if SCORE_RULES[score].over != "genes":
-        values, weights = slide_values(folds, score)
-        return {"per_patient_score": per_patient(values, patients_of(folds), weights=weights)}
-    patients = [set(fold.patients) for fold in folds]
-    if any(len(one) > 1 for one in patients) or len(set().union(*patients)) < len(folds):
-        return {"per_patient_score": {}}
-    names = [fold.patients[0] for fold in folds]
-    scores = np.array([fold.score.scores[score] for fold in folds])
-    low, high = bootstrap_interval(scores, names) or (None, None)
-    by_name = dict(zip(names, scores.tolist(), strict=True))
-    return {"per_patient_score": by_name, f"{score}_low": low, f"{score}_high": high}
+    def _whole(self, line: Line, folds: list[ScoredFold]) -> Record:
+        own = [record for record in self.records if line_of_record(record) == line]
+        summary, score = aggregate(folds), _ranking(line[0])
+        sample, interval = score_sample(folds, score), summary.intervals.get(score)
+        # A score over genes of a whole fold belongs to patients only where each fold tests one.
+        mixed = SCORE_RULES[score].over == "genes" and any(len(set(fold.patients)) > 1 for fold in folds)
+        by_patient = {} if mixed else per_patient(sample.values, sample.patients, weights=sample.weights)
+        return {
+            **own[0],
+            "fold": "all",
+            "n_train": round(_mean(own, "n_train")),
+            "n_test": round(_sum(own, "n_test")),
+            **{name: getattr(summary, name) for name in SCORED},
+            "chosen": {},
+            **{name: _sum(own, name) for name in SECONDS},
+            "per_patient": summary.per_patient,
+            **{f"{name}_low": one.low for name, one in summary.intervals.items()},
+            **{f"{name}_high": one.high for name, one in summary.intervals.items()},
+            "interval_method": None if interval is None else interval.method,
+            "n_slides": summary.n_slides,
+            "n_patients": len(summary.per_patient),
+            "undefined": dict(summary.undefined),
+            "per_patient_score": by_patient,
+        }
 
 
 def line_of(plan: CellPlan) -> Line:
@@ -117,5 +108,13 @@ def line_of(plan: CellPlan) -> Line:
     return plan.protocol.name, str(plan.backbone), str(plan.views), plan.contestant.label
 
 
+def _ranking(protocol: str) -> str:
+    return get_protocol(protocol).score
+
+
 def _mean(records: list[Record], name: str) -> float:
-    return float(np.mean([float(str(record[name])) for record in records]))
+    return _sum(records, name) / len(records)
+
+
+def _sum(records: list[Record], name: str) -> float:
+    return float(np.sum([float(str(record[name])) for record in records]))

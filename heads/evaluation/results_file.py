@@ -41,6 +41,11 @@ FIELDS = (
     "pcc_slide_mean",
     "pcc_slide_mean_low",
     "pcc_slide_mean_high",
+    "interval_method",
+    "n_slides",
+    "n_patients",
+    "difference_from_ridge",
+    "difference_from_control",
     "pcc_slide_median",
     "pcc_pooled",
     "pcc_heg50",
@@ -55,13 +60,25 @@ FIELDS = (
     "chosen",
     "per_patient",
     "fit_seconds",
+    "fit_cpu_seconds",
     "predict_seconds",
     "parameters",
     "seed",
     "control",
     "diagnostic",
 )
-JSON_COLUMNS = ("preprocessing", "options", "chosen", "per_patient", "per_patient_score", "undefined")
+JSON_COLUMNS = (
+    "difference_from_ridge",
+    "difference_from_control",
+    "preprocessing",
+    "options",
+    "chosen",
+    "per_patient",
+    "per_patient_score",
+    "undefined",
+)
+# Text also where every value is null, so that files of several comparisons concatenate.
+TEXT_COLUMNS = (*JSON_COLUMNS, "backbone", "interval_method")
 
 
 def write_results(records: Sequence[Mapping[str, object]], folder: Path) -> tuple[Path, Path]:
@@ -188,7 +205,7 @@ def _column_type(field: str, values: Sequence[object]) -> polars.DataType | type
     import polars
 
     kinds = {type(value) for value in values if value is not None}
-    if field in JSON_COLUMNS or kinds == {str}:
+    if field in TEXT_COLUMNS or kinds == {str}:
         return polars.String
     if kinds == {bool}:
         return polars.Boolean

@@ -1,4 +1,4 @@
-"""What a leaderboard says in a sentence: the best head, the control it must beat, the margin, and how sure that is."""
+"""The conclusion of a leaderboard in words: the best head, its difference from the best control, how sure that is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from .against_ridge import ridge_note
+from .differences import RIDGE, Difference, difference_in
+from .intervals import MIN_PATIENTS_FOR_INTERVAL
 from .leaderboard_rows import Row
 from .numerals import plural, range_text, score_text
-from .paired import paired_values
 from .standings import Standing
 
 Outcome = Literal["beats", "ahead", "unclear", "fails"]
@@ -22,18 +20,18 @@ MAX_PATIENTS_LISTED = 5
 
 @dataclass(frozen=True)
 class Verdict:
-    """The sentence on top of a leaderboard.
+    """The conclusion of one leaderboard.
 
-    Parameters
+    Attributes
     ----------
     outcome
-        ``"beats"``: the interval of the best head's margin over each patient's best control lies above zero;
-        ``"ahead"``: it is above every control for every patient, and these are too few for an interval;
-        ``"unclear"``: above on the mean only, or nothing to compare with; ``"fails"``: not above, or not above 0.
+        ``"beats"``: the 95 % interval of the best head's difference from the best control lies above zero;
+        ``"ahead"``: the best head is above every control for every patient, and patients are too few for an interval;
+        ``"unclear"``: above on average only, or nothing to compare with; ``"fails"``: not above, or not above 0.
     sentence
-        The verdict.
+        The conclusion.
     notes
-        What a careful reader would ask next.
+        How sure it is, what the head adds to ridge, and what the protocol leaks.
     """
 
     outcome: Outcome
@@ -48,37 +46,58 @@ def verdict(standing: Standing) -> Verdict:
         return Verdict("unclear", "No head was scored.", ())
     best = scored[0]
     assert best.score is not None
-    field = _field(len(scored), best)
+    name = _name(len(scored), best)
     notes = [ridge_note(best, scored)]
     notes += [_selection_note(len(scored))] if len(scored) > 1 else []
     notes += [f"Mind what {standing.protocol_name} leaks: {leak}." for leak in _leaks(standing)]
     floor = standing.floor
     if floor is None:
-        sentence = f"{field} scores {score_text(best.score)}{_spread(best)}; no control was scored, so nothing follows."
+        sentence = f"{name} scores {score_text(best.score)}{_spread(best)}; no control was scored, so nothing follows."
         return Verdict("unclear", _capital(sentence), tuple(notes))
     control = standing.controls[0]
     margin = best.score - floor
+    gap = f"{_distance(margin)} the best control, {control.label} ({score_text(floor)})."
     if margin <= 0 or best.score <= 0:
-        sentence = (
-            f"No head beats the controls: {field} scores {score_text(best.score)}{_spread(best)}, "
-            f"{_distance(margin)} the best control, {control.label} ({score_text(floor)})."
-        )
+        sentence = f"No head beats the controls: {name} scores {score_text(best.score)}{_spread(best)}, {gap}"
         return Verdict("fails", sentence, tuple(notes))
-    outcome, reasons = _certainty(best, standing.controls)
-    opening = f"No head is clearly above the controls: {field}" if outcome == "unclear" else field
-    sentence = (
-        f"{opening} scores {score_text(best.score)}{_spread(best)}, "
-        f"{_distance(margin)} the best control, {control.label} ({score_text(floor)})."
+    outcome, reason = _certainty(best, standing.controls)
+    opening = f"No head is clearly above the controls: {name}" if outcome == "unclear" else name
+    sentence = f"{opening} scores {score_text(best.score)}{_spread(best)}, {gap}"
+    return Verdict(outcome, _capital(sentence), (reason, *notes))
+
+
+def ridge_note(best: Row, heads: Sequence[Row]) -> str:
+    """Return what the best head adds to ridge regression on the same features, in a sentence or two."""
+    if best.aggregate.get("head") == RIDGE:
+        others = "" if len(heads) == 1 else ": no other head scores higher"
+        return f"The best head is ridge itself{others}."
+    found = difference_in(best.aggregate, "ridge")
+    if found is None or found.difference is None:
+        return f"Ridge on the same features was not scored, so nothing says what {best.label} adds to it."
+    n = plural(found.n_patients, "patient")
+    opening = (
+        f"Against {found.head} on the same features, {best.label} is {_distance(found.difference)} it "
+        f"and better for {found.wins} of {n}"
     )
-    return Verdict(outcome, _capital(sentence), (*reasons, *notes))
+    if found.low is None:
+        return f"{opening}. Without an interval it is open whether it adds anything to ridge."
+    chance = " The interval includes 0: it may add nothing to ridge." if found.low <= 0 <= (found.high or 0.0) else ""
+    return f"{opening} ({interval_words(found)}).{chance}"
 
 
-def _field(n_heads: int, best: Row) -> str:
+def interval_words(found: Difference) -> str:
+    """Return a difference's interval with what it is computed from."""
+    how = "Student's t" if found.method == "t" else "bootstrap"
+    limits = f"{score_text(found.low, signed=True)} to {score_text(found.high, signed=True)}"
+    return f"95 % interval of the difference {limits}; {how} over {plural(found.n_patients, 'patient')}"
+
+
+def _name(n_heads: int, best: Row) -> str:
     return f"{best.label}, the only head," if n_heads == 1 else f"the best of {n_heads} heads, {best.label},"
 
 
 def _spread(row: Row) -> str:
-    """Say how far the score is carried: interval, else patients, else folds."""
+    """Return how much the score varies: its interval, else its patients, else its folds."""
     patients = row.per_patient
     if row.interval is not None:
         return f" (95 % interval {range_text(*row.interval)} over {plural(len(patients), 'patient')})"
@@ -98,27 +117,29 @@ def _distance(margin: float) -> str:
     return f"{amount} {'above' if margin > 0 else 'below'}"
 
 
-def _certainty(best: Row, controls: Sequence[Row]) -> tuple[Outcome, tuple[str, ...]]:
-    """Compare the head, patient by patient, with the control that is best for that patient."""
-    floor: dict[str, float] = {}
+def _certainty(best: Row, controls: Sequence[Row]) -> tuple[Outcome, str]:
+    """Judge the difference from the best control by its interval, or by counting patients where there is none."""
+    wins, n = _patients_above(best, controls)
+    count = f"It is better than every control for {wins} of {plural(n, 'patient')}."
+    found = difference_in(best.aggregate, "control")
+    if found is None or found.low is None:
+        if not n:
+            return "unclear", "There are no scores per patient, so nothing says how steady the difference is."
+        few = f"{count} There is no interval below {MIN_PATIENTS_FOR_INTERVAL} known patients, so nothing is settled."
+        return ("ahead" if wins == n else "unclear"), few
+    chance = "" if found.low > 0 else " The interval includes 0: the difference may be chance."
+    words = f"The difference from {found.head}: {interval_words(found)}.{chance} {count}"
+    return ("beats" if found.low > 0 else "unclear"), words
+
+
+def _patients_above(best: Row, controls: Sequence[Row]) -> tuple[int, int]:
+    """Count the patients for whom the head is above every control, and those that can be compared."""
+    highest: dict[str, float] = {}
     for control in controls:
         for patient, score in control.per_patient.items():
-            if not np.isnan(score):
-                floor[patient] = max(score, floor.get(patient, score))
-    patients = [patient for patient in best.per_patient if patient in floor]
-    if not patients:
-        return "unclear", ("There are no scores per patient, so nothing says how steady the margin is.",)
-    ours, theirs = (np.array([scores[patient] for patient in patients]) for scores in (best.per_patient, floor))
-    pair = paired_values(ours, theirs, patients)
-    note = f"It is ahead of every control for {pair.wins} of {plural(len(patients), 'patient')}."
-    if pair.interval is None:
-        few = f"{note} That is no ground for an interval, so nothing is settled: more known patients are needed."
-        return ("ahead" if pair.wins == len(patients) else "unclear"), (few,)
-    sure = pair.interval[0] > 0
-    chance = "" if sure else " It includes 0: the margin may be chance."
-    mean, limits = score_text(pair.difference), range_text(*pair.interval)
-    words = f"{note} The mean margin over patients is {mean} (95 % interval {limits}).{chance}"
-    return ("beats" if sure else "unclear"), (words,)
+            highest[patient] = max(score, highest.get(patient, score))
+    compared = [patient for patient in best.per_patient if patient in highest]
+    return sum(best.per_patient[patient] > highest[patient] for patient in compared), len(compared)
 
 
 def _selection_note(n_heads: int) -> str:
