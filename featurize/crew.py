@@ -134,12 +134,15 @@ class Hand:
         self._worker: SlideWorker | None = None
 
     def hello(self) -> Ready | Unfit:
-        """Read the source and build the encoders."""
+        """Read the source, build the encoders, and see that the store's keys are theirs."""
+        from ..store.one_encoder import KeyFingerprints
         from .run_setup import plan_of
         from .slide_worker import UNFORESEEN
+        from .targets import check_keys
 
         try:
             plan = plan_of(self._post.options, self._encoders)
+            check_keys(KeyFingerprints(self._post.root), self._post.options, self._encoders)
             self._samples  # noqa: B018  (a source that is not seen from here is told now)
         except TissuaryError as error:
             return self._unfit(error)

@@ -20,7 +20,7 @@ from .readers import Readers
 from .slide import Slide, open_slide
 from .slide_look import Look, look_at
 from .streams import open_stream
-from .targets import ViewField, Wanted, missing_targets
+from .targets import ViewField, Wanted, check_keys, headers_of, missing_targets
 from .visit import visiting_order
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def dry_run(
     Raises
     ------
     TissuaryError
-        If the cohort or a backbone cannot be read at all.
+        If the cohort or a backbone cannot be read at all, or the store holds features of another encoder under a key
+        that would be written.
     """
     from .run_setup import build_encoders, cohort_of, plan_of
     from .slide_job import Run
@@ -117,6 +118,7 @@ def dry_run(
     cost = Cost()
     with Readers(options.readers) as readers:
         run = Run(Path(store), options, encoders, plan_of(options, encoders), readers)
+        check_keys(run.keys, options, encoders)
         for number, sample in enumerate(cohort.samples):
             with isolated(sample, refused):
                 slides.append(_estimate(sample, run, cost))
@@ -199,6 +201,8 @@ def _estimate(sample: Sample, run: Run, cost: Cost) -> SlideEstimate:
             wanted = missing_targets(
                 look.fields, patches, root=run.root, slide=record, patch_set=name, encoders=run.encoders
             )
+            for key, header in headers_of(wanted).items():
+                run.keys.check(key, {header.fingerprint}, header.record, slide_id=record.slide_id)
             targets = [target for _, found in wanted for target in found]
             files += len(targets)
             size += sum(prod(target.shape) * 2 + FILE_BYTES for target in targets)

@@ -19,6 +19,7 @@ from .run_setup import build_encoders, cohort_of, plan_of, stored_names
 from .shards import image_bytes
 from .slide_job import Run
 from .slide_worker import Outcome, SlideWorker, isolated
+from .targets import check_keys
 
 if TYPE_CHECKING:
     from .cohort import Cohort, Sample
@@ -59,8 +60,8 @@ def featurize(
     Raises
     ------
     TissuaryError
-        If the cohort or a backbone cannot be read at all, no worker can begin, or every slide failed (the first cause
-        is given).
+        If the cohort or a backbone cannot be read at all, the store holds features of another encoder under a key that
+        would be written, no worker can begin, or every slide failed (the first cause is given).
     """
     options = options or FeaturizeOptions()
     started = time.perf_counter()
@@ -103,6 +104,7 @@ def _embed_here(samples: Sequence[Sample], root: Path, options: FeaturizeOptions
     licences = {name: encoder.record.terms for name, encoder in encoders.items()}
     with Readers(options.readers) as readers:
         run = Run(root, options, encoders, plan_of(options, encoders), readers)
+        check_keys(run.keys, options, encoders)
         outcomes = _outcomes(samples, run, progress=progress)
         return Dispatched(outcomes, (), licences, readers.stages.report(readers=options.readers))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..store.errors import ScaleError
 from .options import FeaturizeOptions
 from .precut import PrecutSlide
-from .reading import Field
+from .reading import PRECUT_READING, Field
 from .targets import ViewField, view_fields
 from .views import NATIVE, View, check_upsampling, resolve_view
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from .backbones.build import Encoder
 
 log = logging.getLogger(__name__)
-
-PRECUT_READING = "patches as another tool cut them, 1"
-"""How pixels were cut, as part of the fingerprint: HEST resizes without antialiasing, so that its patches of a finely
-scanned slide are not those that would be cut here."""
 
 
 def precut_fields(

@@ -15,6 +15,10 @@ from .views import View
 READING = "antialiased bilinear, mirrored borders, 1"
 """How pixels are cut, as part of every fingerprint: a reader that differs beyond rounding needs another name."""
 
+PRECUT_READING = "patches as another tool cut them, 1"
+"""The same for patches that were cut already: HEST resizes without antialiasing, so that its patches of a finely
+scanned slide are not those that would be cut here."""
+
 
 class Readable(Protocol):
     """What this file needs of a slide."""

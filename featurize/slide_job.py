@@ -6,11 +6,13 @@ import logging
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..store.lock import slide_lock
 from ..store.naming import SPOTS
+from ..store.one_encoder import KeyFingerprints
 from ..store.schema import qc_path
 from .claim import claim
 from .cohort import Sample
@@ -22,7 +24,7 @@ from .qc import draw_qc, write_qc
 from .readers import Readers
 from .slide import open_slide
 from .slide_look import Look, look_at
-from .targets import missing_targets
+from .targets import headers_of, missing_targets
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
@@ -47,6 +49,11 @@ class Run:
     encoders: dict[str, Encoder]
     plan: Plan
     readers: Readers
+
+    @cached_property
+    def keys(self) -> KeyFingerprints:
+        """Fingerprints that the store's feature keys hold."""
+        return KeyFingerprints(self.root)
 
 
 @dataclass
@@ -98,10 +105,11 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
             wanted = missing_targets(
                 look.fields, patches, root=run.root, slide=record, patch_set=name, encoders=run.encoders
             )
-            for target in (target for _, targets in wanted for target in targets):
-                target.path.unlink(missing_ok=True)  # a damaged file, or none
-                prepared.written += 1
-            files = open_files(wanted, patches.center_px, run.plan)
+            with run.keys.adding(headers_of(wanted)):
+                for target in (target for _, targets in wanted for target in targets):
+                    target.path.unlink(missing_ok=True)  # a damaged file, or none
+                    prepared.written += 1
+                files = open_files(wanted, patches.center_px, run.plan)
             for file in files:
                 stack.callback(file.job.close)
             for one in group_passes(files):

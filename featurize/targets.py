@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from ..store.errors import DamagedFileError, FingerprintError, StoreError
 from ..store.feature_file import FeatureHeader, read_features
 from ..store.naming import feature_key
+from ..store.one_encoder import KeyFingerprints, KeyHolder, other_encoder
 from ..store.patch_file import Patches
 from ..store.schema import features_path
 from ..store.slide_file import SAME_MPP, SlideRecord
 from .options import DENSITY, FeaturizeOptions
-from .reading import READING, Field, Readable, plan_field
+from .reading import PRECUT_READING, READING, Field, Readable, plan_field
 from .views import View, check_upsampling, resolve_view
 
 if TYPE_CHECKING:
@@ -117,6 +118,36 @@ Wanted = tuple[ViewField, tuple[Target, ...]]
 """A field, and the files that are made from it."""
 
 
+def check_keys(keys: KeyFingerprints, options: FeaturizeOptions, encoders: Mapping[str, Encoder]) -> None:
+    """Refuse a run before its first slide if the store holds features of another encoder under one of its keys.
+
+    Raises
+    ------
+    FingerprintError
+        If it does; the message names `--as`.
+    """
+    refused: dict[str, FingerprintError] = {}
+    for name in options.view_names:
+        for stored_as, encoder in encoders.items():
+            if stored_as == DENSITY and name != options.density_view:
+                continue
+            view = resolve_view(name, slide_mpp=1.0, input_px=encoder.record.input_px)
+            for _, layout, key in _outputs(view, stored_as, encoder, options.token_grids):
+                prints = {_fingerprint(view, layout, encoder, reading) for reading in (READING, PRECUT_READING)}
+                try:
+                    keys.check(key, prints, encoder.record.to_dict())
+                except FingerprintError as error:
+                    refused[key] = error
+    if not refused:
+        return
+    first, *others = refused.values()
+    if others:
+        first.add_note(f"The same holds for {', '.join(list(refused)[1:])}.")
+    if any(key.startswith(f"{DENSITY}@") for key in refused):
+        first.add_note(f"`--as` does not rename {DENSITY}: delete its folder, or use another store.")
+    raise first
+
+
 def missing_targets(
     fields: Sequence[ViewField],
     patches: Patches,
@@ -131,12 +162,17 @@ def missing_targets(
     Raises
     ------
     FingerprintError
-        If a file of that key was made by another encoder.
+        If the slide's file of that key was made by another encoder.
     StoreError
         If it was made from another image, scale or set of patches, is of a newer format, or cannot be opened now.
     """
     found = ((one, _missing(one, patches, root, slide, patch_set, encoders)) for one in fields)
     return tuple((one, targets) for one, targets in found if targets)
+
+
+def headers_of(wanted: Sequence[Wanted]) -> dict[str, FeatureHeader]:
+    """Header of each file that is to be made of a slide, by its feature key."""
+    return {target.path.parent.name: target.header for _, targets in wanted for target in targets}
 
 
 def _missing(
@@ -145,14 +181,27 @@ def _missing(
     targets = []
     for stored_as in field.encoders:
         encoder = encoders[stored_as]
-        for grid in (None, *(field.grids if encoder.record.token_grid and stored_as != DENSITY else ())):
-            layout = field.view.layout if grid is None else f"grid{grid[0]}x{grid[1]}"
-            key = feature_key(stored_as, field.view.name, layout=layout)
+        for grid, layout, key in _outputs(field.view, stored_as, encoder, field.grids):
             header = _header(field, encoder, slide, patches, layout=layout)
             path = features_path(root, slide.slide_id, key=key, patches=patch_set)
             if not _is_there(path, header):
                 targets.append(Target(path, encoder, header, _shape(field, encoder, len(patches), grid), grid))
     return tuple(targets)
+
+
+def _outputs(
+    view: View, stored_as: str, encoder: Encoder, grids: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int] | None, str | None, str]]:
+    """Token grid (None for the plain vectors), layout and feature key of each file that an encoder makes of a view."""
+    tokens = view.tiles == 1 and encoder.record.token_grid is not None and stored_as != DENSITY
+    for grid in (None, *(grids if tokens else ())):
+        layout = view.layout if grid is None else f"grid{grid[0]}x{grid[1]}"
+        yield grid, layout, feature_key(stored_as, view.name, layout=layout)
+
+
+def _fingerprint(view: View, layout: str | None, encoder: Encoder, reading: str) -> str:
+    seen = view.canonical if view.layout or not layout else f"{view.canonical}.{layout}"
+    return encoder.fingerprint_for(f"{seen}; {reading}")
 
 
 def _shape(field: ViewField, encoder: Encoder, n: int, grid: tuple[int, int] | None) -> tuple[int, ...]:
@@ -164,10 +213,9 @@ def _shape(field: ViewField, encoder: Encoder, n: int, grid: tuple[int, int] | N
 def _header(
     field: ViewField, encoder: Encoder, slide: SlideRecord, patches: Patches, *, layout: str | None
 ) -> FeatureHeader:
-    view = field.view.canonical if field.view.layout or not layout else f"{field.view.canonical}.{layout}"
     return FeatureHeader(
         slide_id=slide.slide_id,
-        fingerprint=encoder.fingerprint_for(f"{view}; {field.reading}"),
+        fingerprint=_fingerprint(field.view, layout, encoder, field.reading),
         record=encoder.record.to_dict(),
         mpp=field.view.mpp,
         fov_um=field.view.fov_um,
@@ -189,12 +237,7 @@ def _is_there(path: Path, header: FeatureHeader) -> bool:
         log.warning("%s; it is written anew", error)
         return False
     if found.fingerprint != header.fingerprint:
-        msg = (
-            f"{path.parent.name} of slide {header.slide_id} is in the store with fingerprint {found.fingerprint[:12]}, "
-            f"this encoder's is {header.fingerprint[:12]}: weights, options or version differ. "
-            "Store it beside the other with `--as NAME`, or delete the folder of the old features."
-        )
-        raise FingerprintError(msg)
+        raise other_encoder(KeyHolder(path, found.fingerprint, found.record), header.fingerprint, header.record)
     same = (found.patches_digest, found.source_digest) == (header.patches_digest, header.source_digest)
     if not same or not isclose(found.slide_mpp, header.slide_mpp, rel_tol=SAME_MPP):
         msg = (

@@ -11,6 +11,9 @@ from typing import Any
 
 from .atomic import resumable_path, write_at
 
+JOURNAL = "journal"
+"""Ending of a journal's name; see `atomic.RESUMABLE`."""
+
 _DTYPES = ("<f2", "<f4")
 
 
@@ -59,7 +62,7 @@ class Journal:
     @classmethod
     def create(cls, path: Path, identity: Mapping[str, Any]) -> Journal:
         """Begin the journal of the feature file `path`."""
-        journal = resumable_path(path, "journal")
+        journal = resumable_path(path, JOURNAL)
         journal.write_bytes(_line(identity))
         return cls(journal, identity, [])
 
@@ -72,7 +75,7 @@ class Journal:
         found = _read(path)
         if found is None:
             return None
-        journal = cls(resumable_path(path, "journal"), *found)
+        journal = cls(resumable_path(path, JOURNAL), *found)
         journal.cut(len(journal.blocks))
         return journal
 
@@ -113,9 +116,21 @@ def read_plan(path: Path) -> tuple[dict[str, Any], int] | None:
     return json.loads(identity["plan"]), len(blocks)
 
 
+def read_identity(path: Path) -> dict[str, Any] | None:
+    """What the rows of an unfinished feature file depend on, as `Journal.identity`; None where it has no journal.
+
+    Parameters
+    ----------
+    path
+        Of the feature file that is to come.
+    """
+    found = _read(path)
+    return None if found is None else found[0]
+
+
 def _read(path: Path) -> tuple[dict[str, Any], list[Block]] | None:
     try:
-        first, *lines = resumable_path(path, "journal").read_bytes().split(b"\n")[:-1]
+        first, *lines = resumable_path(path, JOURNAL).read_bytes().split(b"\n")[:-1]
         identity = json.loads(first)
         json.loads(identity["plan"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):

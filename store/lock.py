@@ -1,4 +1,4 @@
-"""One job at a time on a slide, by a lock that the kernel lets go of when its process dies."""
+"""One job at a time on a slide or a feature key, by locks that the kernel releases when their process dies."""
 
 from __future__ import annotations
 
@@ -45,6 +45,50 @@ def slide_lock(root: Path, slide_id: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def key_lock(root: Path, key: str) -> Iterator[None]:
+    """Wait for the exclusive lock of one feature key of a store, `flock` on `.locks/<key>.key`, and hold it.
+
+    It is held for moments only: while the files of one slide are begun, or an imported one is written. On a file
+    system without locks the block runs unprotected, with a warning.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    path = root / ".locks" / f"{check_name(key, 'feature key')}.key"
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with disk_errors(path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                _warn_without_locks(path.parent)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(root: Path, slide_id: str) -> bool:
+    """Whether a job holds the lock of a slide; True where the file system cannot tell."""
+    try:
+        descriptor = os.open(root / ".locks" / f"{slide_id}.lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _take(descriptor: int, path: Path, slide_id: str) -> None:

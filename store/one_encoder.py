@@ -1,43 +1,157 @@
-"""One feature key holds one fingerprint: asked before a file is added to a key's folder."""
+"""One feature key holds one fingerprint in a store: checked before features are computed, and again as they begin.
+
+A job asks twice. Before its first slide it compares what it would write with one file of each key, so that it is
+refused at once. When it begins the first file of a key it compares again under a lock of that key, unfinished files of
+other jobs included, so that of two jobs that start on an empty store only one goes on.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import DamagedFileError, FingerprintError
-from .feature_file import read_features
+from .feature_file import FeatureHeader, read_features
+from .journal import JOURNAL, read_identity
+from .lock import is_locked, key_lock
+
+_UNSAID = ("licence", "file", "file_sha256", "declared", "details")
+"""Fields of a record that say nothing of the encoder."""
 
 
-def check_one_encoder(path: Path, fingerprint: str) -> None:
-    """Refuse the feature file that is to be written at `path` where its key holds another encoder's.
+@dataclass(frozen=True)
+class KeyHolder:
+    """A feature file, whole or in the making, that says what its key holds.
 
-    One other slide is looked at, the first that can be read: each was compared when it was added.
-
-    Raises
-    ------
-    FingerprintError
-        If another slide's features under this key have another fingerprint.
-    StoreError
-        If they are foreign, or of another version.
+    Attributes
+    ----------
+    path
+        Of the file, or of what it is to become.
+    record
+        The encoder's record, as JSON values.
     """
-    for other in _others(path):
-        try:
-            found = read_features(other).header.fingerprint
-        except DamagedFileError:  # it says nothing, and is written anew with its own slide
-            continue
-        if found != fingerprint:
-            msg = (
-                f"{path.parent.name} of slide {other.stem} is in the store with fingerprint {found[:12]}, slide "
-                f"{path.stem} would get {fingerprint[:12]}: weights, options or version differ. Store it beside "
-                "the other with `--as NAME`, or delete the folder of the old features."
-            )
-            raise FingerprintError(msg)
-        return
+
+    path: Path
+    fingerprint: str
+    record: dict[str, Any]
+    whole: bool = True
 
 
-def _others(path: Path) -> list[Path]:
-    if not path.parent.is_dir():
-        return []
-    names = sorted(name for name in os.listdir(path.parent) if name.endswith(path.suffix))  # noqa: PTH208
-    return [path.with_name(name) for name in names if name[0] != "." and name != path.name]
+class KeyFingerprints:
+    """Fingerprints that the feature keys of a store hold, in any patch set; each key is looked up once.
+
+    Parameters
+    ----------
+    root
+        Folder of the store; it need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, KeyHolder] = {}
+
+    def check(self, key: str, fingerprints: Collection[str], record: Mapping[str, Any], *, slide_id: str = "") -> None:
+        """Refuse to add features to a key that holds those of another encoder.
+
+        Parameters
+        ----------
+        fingerprints
+            Those that the new features can have; how a slide's pixels are read is part of them.
+        record
+            The new encoder's record, to say what differs.
+        slide_id
+            Slide of the new features; what a former job left unfinished of it is replaced, and does not count.
+
+        Raises
+        ------
+        FingerprintError
+            If the key holds features with another fingerprint.
+        StoreError
+            If a file of the key is foreign, or of a newer version.
+        """
+        holder = self._known.get(key) or _holder(self._root, key, slide_id=slide_id)
+        if holder is None:
+            return
+        if holder.fingerprint not in fingerprints:
+            raise other_encoder(holder, min(fingerprints), record)
+        self._known[key] = holder
+
+    @contextmanager
+    def adding(self, headers: Mapping[str, FeatureHeader]) -> Iterator[None]:
+        """Check the keys of a slide's new files, by key, and hold off other jobs while the block begins the files.
+
+        Raises
+        ------
+        FingerprintError
+            If a key holds, or another job is writing, features with another fingerprint.
+        """
+        with ExitStack() as stack:
+            for key in sorted(headers.keys() - self._known.keys()):  # sorted: two jobs never wait for one another
+                stack.enter_context(key_lock(self._root, key))
+            for key, header in headers.items():
+                self.check(key, {header.fingerprint}, header.record, slide_id=header.slide_id)
+            yield
+
+
+def other_encoder(found: KeyHolder, fingerprint: str, record: Mapping[str, Any]) -> FingerprintError:
+    """The error of features that do not belong beside those found."""
+    name, folder = found.path.parent.name, found.path.parent
+    state = "is in the store" if found.whole else "is being written by another job"
+    return FingerprintError(
+        f"{name} of slide {found.path.stem} {state} with fingerprint {_short(found.fingerprint)}, this encoder's is "
+        f"{_short(fingerprint)} ({_difference(found.record, record)}), and one key holds one encoder. "
+        f"Store it beside the other with `--as NAME`, or delete the folder of the old features, {folder}."
+    )
+
+
+def _holder(root: Path, key: str, *, slide_id: str) -> KeyHolder | None:
+    """The first readable feature file under a key, or one that a running job is making; None where there is neither."""
+    folders = {folder: sorted(os.listdir(folder)) for folder in sorted(root.glob(f"features/*/{key}"))}  # noqa: PTH208
+    for folder, names in folders.items():
+        for name in names:
+            if name.startswith(".") or not name.endswith(".h5"):
+                continue
+            try:
+                header = read_features(folder / name).header
+            except DamagedFileError:  # it is written again with its own slide
+                continue
+            return KeyHolder(folder / name, header.fingerprint, header.record)
+    for folder, names in folders.items():
+        for name in (name[1:].removesuffix(f".{JOURNAL}") for name in names if name.endswith(f".{JOURNAL}")):
+            path = folder / name
+            identity = read_identity(path)
+            if identity is not None and path.stem != slide_id and is_locked(root, path.stem):
+                record = json.loads(identity["record"])
+                return KeyHolder(path, str(identity["fingerprint"]), record, whole=False)
+    return None
+
+
+def _short(fingerprint: str) -> str:
+    """The start of a fingerprint; of a declared one, its encoder's name too."""
+    head, _, digest = fingerprint.rpartition(":")
+    return f"{head}:{digest[:12]}" if head else digest[:12]
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What differs between two records."""
+    old, new = _flat(found), _flat(wanted)
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if not names:
+        return "the records agree: weights, view or the way pixels are read differ"
+    said = [f"{name} {_brief(old.get(name))} there, {_brief(new.get(name))} here" for name in names[:3]]
+    return "; ".join(said) + (f"; {len(names) - 3} more fields differ" if len(names) > 3 else "")
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {**record, **(record["imported"] if isinstance(record.get("imported"), dict) else {})}
+    return {name: value for name, value in parts.items() if name not in (*_UNSAID, "imported")}
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}..."

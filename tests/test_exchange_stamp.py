@@ -177,7 +177,7 @@ def test_features_of_another_code_are_kept_apart(tmp_path, root):
     stamp(tmp_path / "a", "s1", um, vectors(2))
     bring(tmp_path / "a", root, "stamp", mpp=0.499)
     stamp(tmp_path / "b", "s2", um, vectors(2), code_hash="deadbeef")
-    assert "import them under another name with --as NAME" in refusal(bring(tmp_path / "b", root, "stamp", mpp=0.499))
+    assert "Store it beside the other with `--as NAME`" in refusal(bring(tmp_path / "b", root, "stamp", mpp=0.499))
     assert only(bring(tmp_path / "b", root, "stamp", mpp=0.499, name="toynet-new")).key == "toynet-new@256um-1.143"
     stamp(tmp_path / "c", "s3", um, vectors(2))
     bring(tmp_path / "c", root, "stamp", mpp=0.499)

@@ -220,7 +220,7 @@ def test_the_same_name_with_another_fingerprint_is_refused(make_store, job):
     store = make_store({"a1": ("A", 12)})
     trident(job, "s9", corners(), vectors(12, dim=8), encoder="toy", patch_size=224, patch_size_level0=224)
     options = {"mpp": 0.5, "view": "20x", "patches": "spots"}
-    assert "a1 is in the store with fingerprint print of toy@20x" in refusal(
+    assert "a1 is in the store with fingerprint print of toy, this" in refusal(
         bring(job, store.path, "trident", **options)
     )
     assert only(bring(job, store.path, "trident", name="toy-trident", **options)).key == "toy-trident@20x"

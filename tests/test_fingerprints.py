@@ -11,7 +11,6 @@ from tissuary.store import Store
 from tissuary.store.errors import FingerprintError, StoreError
 from tissuary.store.feature_file import read_features, write_features
 from tissuary.store.feature_writer import open_job
-from tissuary.store.one_encoder import check_one_encoder
 from tissuary.store.patch_file import write_patches
 from tissuary.store.schema import features_path, patches_path
 
@@ -144,15 +143,3 @@ def test_a_job_does_not_go_on_from_rows_of_another_encoder_or_patch_set(store, t
     with open_job(path, replace(header, **changes), shape=(6, 3), **how) as job:
         assert job.blocks_done == 0
     assert f"what a former job left of it cannot be used: {said}" in caplog.text
-
-
-def test_a_key_of_other_slides_takes_no_other_encoder(store):
-    new = features_path(store.path, "c1", key=KEY)
-    check_one_encoder(new, f"print of {KEY}")
-    with pytest.raises(FingerprintError, match=f"{KEY} of slide a1 is in the store with fingerprint print of toy, "):
-        check_one_encoder(new, "another")
-    only = features_path(store.path, "a1", key=KEY)
-    features_path(store.path, "b1", key=KEY).unlink()
-    features_path(store.path, "a2", key=KEY).write_bytes(b"cut")
-    check_one_encoder(only, "another")  # of no other slide is anything known
-    check_one_encoder(features_path(store.path, "c1", key="new@20x"), "another")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Floats, Ints, Pixels
-from ..errors import FingerprintError, StoreError
+from ..errors import StoreError
 from ..feature_file import FeatureHeader, read_features, write_features
 from ..lock import slide_lock
+from ..one_encoder import KeyFingerprints
 from ..patch_file import Patches, read_patches, write_patches
 from ..schema import features_path, patches_path, slide_path
 from ..slide_file import SlideRecord, read_slide, write_slide
@@ -77,8 +78,15 @@ class _Decided:
     key: str | None
 
 
-def deposit(root: Path, foreign: Foreign, declared: Declared, *, file: Path, look: Look) -> Imported:
+def deposit(
+    root: Path, foreign: Foreign, declared: Declared, *, file: Path, look: Look, keys: KeyFingerprints
+) -> Imported:
     """Write what a foreign file holds: slide, patch set and features, each only where the store lacks it.
+
+    Parameters
+    ----------
+    keys
+        Fingerprints that the store's feature keys hold.
 
     Raises
     ------
@@ -95,11 +103,11 @@ def deposit(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
         rows: Any = decided.patches.center_px
         if header is not None and foreign.features is not None:
             rows = foreign.features if decided.order is None else foreign.features[decided.order]
-            target = features_path(root, slide_id, key=decided.key or "", patches=decided.patch_set)
-            _check_key(target, header)
-        written = _deposit_geometry(root, decided, thumbnail=seen.thumbnail if seen else None)
-        if header is not None:
-            written |= _deposit_features(target, header, rows)
+        with keys.adding({} if header is None else {decided.key or "": header}):
+            written = _deposit_geometry(root, decided, thumbnail=seen.thumbnail if seen else None)
+            if header is not None:
+                target = features_path(root, slide_id, key=decided.key or "", patches=decided.patch_set)
+                written |= _deposit_features(target, header, rows)
     return Imported(
         slide_id,
         decided.slide.patient_id,
@@ -182,19 +190,6 @@ def _used(foreign: Foreign, declared: Declared) -> tuple[str, ...]:
         "patient": declared.patient_of.get(foreign.slide_id),
     }
     return tuple(f"{name}={value}" for name, value in given.items() if value is not None)
-
-
-def _check_key(target: Path, header: FeatureHeader) -> None:
-    """Refuse features under a key that other slides of the store hold of another fingerprint."""
-    others = sorted(p for p in target.parent.glob("*.h5") if not p.name.startswith("."))[:1]
-    for path in (p for p in {target, *others} if p.exists()):
-        found = read_features(path).header.fingerprint
-        if found != header.fingerprint:
-            msg = (
-                f"{target.parent.name} of slide {path.stem} is in the store with fingerprint {found}, these features "
-                f"have {header.fingerprint}: import them under another name with --as NAME"
-            )
-            raise FingerprintError(msg)
 
 
 def _deposit_geometry(root: Path, decided: _Decided, *, thumbnail: Pixels | None) -> bool:

@@ -11,6 +11,7 @@ from ..atomic import sweep_partials
 from ..errors import FingerprintError, StoreError, TissuaryError
 from ..foreign import TOOLS, tool_of
 from ..naming import check_name
+from ..one_encoder import KeyFingerprints
 from .deposit import Imported, deposit
 from .foreign import Declared, Foreign, Found, Look
 from .hdf import open_foreign
@@ -88,6 +89,7 @@ def import_files(
     files = _files_of(path, importer, coords=coords)
     if root.is_dir():
         sweep_partials(root)
+    keys = KeyFingerprints(root)
     folders: set[str] = set()
     seen: dict[str, str] = {}
     done: list[Imported] = []
@@ -104,7 +106,7 @@ def import_files(
                 skipped.append((name, "no patches: the slide was empty"))
                 continue
             _check_one_encoder(foreign, folders, declared=declared)
-            done.append(deposit(root, foreign, declared, file=found.path, look=look))
+            done.append(deposit(root, foreign, declared, file=found.path, look=look, keys=keys))
             seen.setdefault(found.slide_id, name)
         except TissuaryError as error:
             log.info("%s", name, exc_info=True)
