@@ -82,7 +82,9 @@ def import_(
 
 def _say(report: ImportReport, declared: Declared) -> None:
     """Say in words what was imported."""
+    from ..featurize.sources.slides import without_image_suffix
     from ..store.naming import UNKNOWN_PATIENT
+    from ..store.patients import look_alike_warning
 
     say(f"{report.tool}: {len(report.done)} files -> {report.store}")
     for one in report.done:
@@ -100,9 +102,13 @@ def _say(report: ImportReport, declared: Declared) -> None:
         say(
             f"  the patient is unknown of {', '.join(sorted(unknown)[:5])} ({len(unknown)} in all): --patients FILE.csv"
         )
-    strange = sorted(declared.patient_of.keys() - {one.slide_id for one in report.done})
+    done = {one.slide_id for one in report.done}
+    strange = sorted(name for name in declared.patient_of if not {name, without_image_suffix(name)} & done)
     if strange:
         say(f"  --patients names slides that were not imported: {', '.join(strange[:5])} ({len(strange)} in all)")
+    alike = look_alike_warning(one.patient_id for one in report.done)
+    if alike:
+        say(f"  {alike}")
     for name, reason in report.skipped:
         say(f"  SKIPPED {name}: {reason}")
     for name, reason in report.failed:
@@ -110,22 +116,31 @@ def _say(report: ImportReport, declared: Declared) -> None:
 
 
 def read_patients(path: Path) -> tuple[dict[str, str], dict[str, float]]:
-    """Patient and um/px by slide, from a CSV with the columns slide_id, patient_id and perhaps mpp."""
+    """Patient and um/px by slide, from a CSV with the columns slide_id, patient_id and perhaps mpp.
+
+    A slide is named with or without the ending of its image.
+    """
     import csv
 
+    from ..featurize.sources.slides import without_image_suffix
     from ..store.errors import CohortError
+    from ..store.patients import known_text, patient_name
 
     patient_of: dict[str, Any] = {}
     mpp_of: dict[str, Any] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            lines = csv.reader(file)
+            columns = [name.strip() for name in next(lines, [])]
+            rows = [dict(zip(columns, line, strict=False)) for line in lines if any(line)]
         for row in rows:
-            slide_id = row["slide_id"]
-            for found, value in ((patient_of, row["patient_id"]), (mpp_of, row.get("mpp") and float(row["mpp"]))):
-                if value and found.setdefault(slide_id, value) != value:
-                    msg = f"slide {slide_id} has both {found[slide_id]} and {value}"
-                    raise ValueError(msg)
+            written = row["slide_id"].strip()
+            mpp = known_text(row.get("mpp"))
+            for found, value in ((patient_of, patient_name(row["patient_id"])), (mpp_of, mpp and float(mpp))):
+                for slide_id in dict.fromkeys((written, without_image_suffix(written))) if value else ():
+                    if found.setdefault(slide_id, value) != value:
+                        msg = f"slide {slide_id} has both {found[slide_id]} and {value}"
+                        raise ValueError(msg)
     except (OSError, KeyError, ValueError) as error:
         wrong = f"no column {error}" if isinstance(error, KeyError) else error
         msg = f"{path} is no table of patients ({wrong}): wanted CSV with slide_id, patient_id, and mpp where known"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..store.naming import UNKNOWN_PATIENT
+from ..store.patients import look_alike_warning
 from .cohort import Cohort, Sample
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ def announce(cohort: Cohort, *, mpp: float | None = None) -> None:
     """
     refused = f", {len(cohort.refused)} refused" if cohort.refused else ""
     log.info("%d slides%s, read as %s", len(cohort.samples), refused, cohort.source)
+    alike = look_alike_warning(sample.patient_id for sample in cohort.samples)
+    if alike:
+        log.warning("%s", alike)
     rows = gaps_of(cohort, mpp=mpp)
     missing = [row for row in rows if "missing" in row]
     if missing:

@@ -18,6 +18,7 @@ from .index_sources import features_digest, features_stamp, replaced_slides
 from .lock import slide_lock
 from .look_alikes import LookAlikes, look_alikes
 from .naming import UNKNOWN_PATIENT
+from .patients import look_alike_warning
 from .schema import features_path, index_path
 from .search import Hit, SearchIndex, groups_of, hits, nearest_rows, warn_of_blanks
 from .table import Table
@@ -153,6 +154,9 @@ def _number(index: SearchIndex, slide_id: str, *, exclude: str | None) -> int:
     groups_of(index, index.rows_of(number)[:0], exclude=exclude)  # refuses an unknown one before the warning
     if exclude == "patient":
         _warn_of_unknown_patients(record, number)
+        alike = look_alike_warning(record.patient_ids)
+        if alike:
+            log.warning("%s", alike)
     return number
 
 

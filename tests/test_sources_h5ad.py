@@ -103,7 +103,7 @@ def test_spots_that_do_not_follow_their_array_are_refused_though_the_scale_is_kn
     [
         (
             {"obs": {"patient": ["P1", "P2", "P1", "P1"]}},
-            r"obs\['patient'\] names 2 of them \(P1, P2\): write one file",
+            r"obs/patient names 2 patients \(P1, P2\): a slide has one; write one file",
         ),
         ({"obs": {"library_id": ["x", "x", "y", "y"]}}, r"obs\['library_id'\] names 2 of them"),
         ({"uns": {"spatial": {"a": {}, "b": {}}}}, r'uns\["spatial"\] names 2 of them \(a, b\)'),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from ...store.errors import CohortError
+from ...store.patients import known_text, patient_name
 from ..cohort import Refused, Sample, unknown_patient
 from .access import reading
 from .h5ad import damaged, read_h5ad, refuse_prediction
 from .images import image_named, images_below
-from .manifest import NOT_SAID
 from .slides import slide_name
 
 log = logging.getLogger(__name__)
 
-PATIENT = ("patient_id", "patient")
-"""Columns of `obs`, and keys of `uns`, that name the patient."""
+PATIENT = ("patient_id", "patient", "donor_id", "donor")
+"""Columns of `obs`, and keys of `uns`, that name the patient, in order of preference (`donor_id` is CELLxGENE's)."""
 
 LIBRARY = ("library_id", "library", "slide_id")
 """Columns of `obs` that tell slides apart where several were put into one file."""
@@ -106,22 +106,58 @@ def read_said(path: Path) -> Said:
             def read(name: str) -> Any:
                 return read_elem(file[name]) if name in file else None
 
-            columns = {name: _distinct(read(f"obs/{name}")) for name in (*PATIENT, *LIBRARY)}
-            named = [*columns.items(), *((name, _distinct(read(f"uns/{name}"))) for name in PATIENT)]
-            named += [("tissuary", _distinct(read("uns/tissuary/patient_id")))]
-            libraries = sorted(file["uns/spatial"]) if "uns/spatial" in file else []
+            several = {name: distinct(read(f"obs/{name}"), known_text) for name in LIBRARY}
+            libraries = _libraries(file)
+            places = [f"{where}/{name}" for name in PATIENT for where in ("obs", "uns")]
+            named = {place: distinct(read(place), patient_name) for place in (*places, "uns/tissuary/patient_id")}
             mpp, kind = _mpp(read, libraries), read("uns/tissuary/encoding-type")
     except damaged() as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         msg = f"{path} cannot be read as AnnData ({cause}): it is damaged or of another kind"
         raise CohortError(msg) from error
     refuse_prediction(kind, path)
-    _check_one(path, columns, libraries)
+    _check_one(path, several, libraries)
     if mpp is not None and not 0 < mpp < math.inf:
         msg = f"{path}: its um/px is {mpp:g}; wanted a positive number"
         raise CohortError(msg)
-    patients = [values[0] for name, values in named if values and name not in LIBRARY]
-    return Said(next(iter(patients), None), mpp)
+    return Said(one_patient(named, path), mpp)
+
+
+def one_patient(named: Mapping[str, list[str]], where: Path) -> str | None:
+    """Patient of a slide, from what each place says; a warning where places differ, of which the first is taken.
+
+    Parameters
+    ----------
+    named
+        Different patients by place, such as a column of `obs`, in order of preference.
+
+    Raises
+    ------
+    CohortError
+        If one place names several.
+    """
+    said = {place: values for place, values in named.items() if values}
+    for place, values in said.items():
+        if len(values) > 1:
+            msg = (
+                f"{where}: {place} names {len(values)} patients ({', '.join(values[:3])}): a slide has one; write one "
+                "file a slide"
+            )
+            raise CohortError(msg)
+    if len({values[0] for values in said.values()}) > 1:
+        listed = ", ".join(f"{place} says {values[0]}" for place, values in said.items())
+        log.warning("%s: %s; the first is taken as the patient", where, listed)
+    return next((values[0] for values in said.values()), None)
+
+
+def _libraries(file: Any) -> list[str]:
+    """Slides that `uns["spatial"]` describes: beside them may stand marks and notes, or positions in their place."""
+    spatial = file.get("uns/spatial")
+    if not hasattr(spatial, "keys"):
+        return []
+    groups = {name: entry for name, entry in spatial.items() if hasattr(entry, "keys")}
+    described = [name for name, entry in groups.items() if {"images", "scalefactors"} & set(entry)]
+    return sorted(described or groups)
 
 
 def _mpp(read: Callable[[str], Any], libraries: list[str]) -> float | None:
@@ -130,7 +166,7 @@ def _mpp(read: Callable[[str], Any], libraries: list[str]) -> float | None:
 
 
 def _check_one(path: Path, columns: dict[str, list[str]], libraries: list[str]) -> None:
-    """Refuse what holds more than one slide: its positions would be of several images."""
+    """Refuse a file that says itself that it holds several slides: its positions would be of several images."""
     several = next(((f"obs[{name!r}]", values) for name, values in columns.items() if len(values) > 1), None)
     if several is None and len(libraries) > 1:
         several = ('uns["spatial"]', libraries)
@@ -140,9 +176,9 @@ def _check_one(path: Path, columns: dict[str, list[str]], libraries: list[str]) 
         raise CohortError(msg)
 
 
-def _distinct(values: Any) -> list[str]:
-    """Different values of a column or of a single entry, those left out that say that nobody knows."""
-    if values is None:
+def distinct(values: Any, name_of: Callable[[Any], str | None]) -> list[str]:
+    """Different names in a column or single entry, without cells that name nothing."""
+    if values is None or isinstance(values, Mapping):
         return []
-    texts = {str(value).strip() for value in np.asarray(values, dtype=object).reshape(-1).tolist()}
-    return sorted(text for text in texts if text.lower() not in NOT_SAID)
+    cells = set(np.asarray(values, dtype=object).reshape(-1).tolist())
+    return sorted({name for cell in cells if (name := name_of(cell))})

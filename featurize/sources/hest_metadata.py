@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...store.errors import CohortError
+from ...store.patients import known_text, patient_name
 from .access import reading
-from .manifest import NOT_SAID
 
 CSV = "HEST_v*.csv"
 
@@ -69,8 +69,8 @@ class HestMetadata:
         where = path if text is not None else self._root / CSV
         estimated, embedded = (_positive(said, f"pixel_size_um_{kind}", where) for kind in ("estimated", "embedded"))
         return HestFacts(
-            _text(said, "patient"),
-            _text(said, "dataset_title"),
+            patient_name(said.get("patient")),
+            known_text(said.get("dataset_title")),
             estimated if estimated is not None else embedded,
             embedded,
             _positive(said, "inter_spot_dist", where),
@@ -93,14 +93,8 @@ def _read_csv(root: Path) -> dict[str, dict[str, Any]]:
         raise CohortError(msg) from error
 
 
-def _text(said: dict[str, Any], name: str) -> str | None:
-    value = said.get(name)
-    text = "" if value is None else str(value).strip()
-    return None if text.lower() in NOT_SAID else text
-
-
 def _positive(said: dict[str, Any], name: str, where: Path) -> float | None:
-    text = _text(said, name)
+    text = known_text(said.get(name))
     if text is None:
         return None
     try:

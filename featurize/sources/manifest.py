@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ...store.errors import CohortError
+from ...store.patients import cell_text, patient_name
 from ..cohort import Measured, Sample, unknown_patient
 from .count_matrix import SEPARATORS, read_count_table, separator_of
 from .h5ad import read_h5ad, read_h5ad_counts
@@ -23,9 +24,6 @@ COLUMNS = ("slide_id", "patient_id", "image", "mpp", "pitch_um", "counts", "spot
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
-
-NOT_SAID = frozenset({"", "-", "?", "na", "n/a", "<na>", "nan", "none", "null", "unk", "unknown", "not available"})
-"""Patient cells, in lower case, by which programs and people say that they do not know."""
 
 Row = dict[str, str]
 
@@ -76,7 +74,8 @@ def _rows(path: Path) -> list[Row]:
         raise CohortError(msg)
     known = [name for name in COLUMNS if name in table.columns]
     return [
-        {name: "" if cell is None else str(cell).strip() for name, cell in row.items()}
+        # Text stays as it is but for patients: a path may hold what their one spelling would change.
+        {name: cell.strip() if isinstance(cell, str) else cell_text(cell) for name, cell in row.items()}
         for row in table.select(known).iter_rows(named=True)
     ]
 
@@ -86,12 +85,11 @@ def _sample(row: Row, manifest: Path, *, where: str) -> Sample:
     if not slide_id or not image:
         msg = f"{where}: slide_id is {slide_id!r} and image {image!r}; both must be said"
         raise CohortError(msg)
-    patient = row.get("patient_id", "")
     run = _run(row, manifest, where)
     pitch_um, mpp = (None, None) if run is None else run_pitch_um(run.counted)
     return Sample(
         slide_id,
-        unknown_patient(slide_id) if patient.lower() in NOT_SAID else patient,
+        patient_name(row.get("patient_id")) or unknown_patient(slide_id),
         manifest.parent / image,
         mpp=_positive(row, "mpp", where) or mpp,
         pitch_um=_positive(row, "pitch_um", where) or pitch_um,

@@ -39,6 +39,12 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
+def without_image_suffix(name: str) -> str:
+    """A slide's name as tables have it, without the ending of its image where it is written with one."""
+    path = Path(name)
+    return slide_name(path) if path.suffix.lower() in (*IMAGE_SUFFIXES, ".dcm", ".zarr") else name
+
+
 def slide_name(image: Path) -> str:
     """File name without its ending, `.ome.tif` counting as one."""
     stem = image.stem

@@ -19,11 +19,11 @@ import numpy as np
 
 from ...store.arrays import Floats
 from ...store.errors import CohortError, MissingDependencyError
+from ...store.patients import patient_name
 from ..cohort import Measured, Refused, Sample, Spots, unknown_patient
 from .access import reading
-from .anndata_slides import PATIENT
+from .anndata_slides import PATIENT, distinct, one_patient
 from .h5ad import array_of, damaged, matrix_of
-from .manifest import NOT_SAID
 
 DECLARED_IN = "SpatialData"
 
@@ -90,9 +90,10 @@ def _samples_of(folder: Path) -> list[Sample | Refused]:
     name = folder.resolve().name.removesuffix(".zarr")
     try:
         data = _read(folder)
-        return [_sample(folder, data, slide) for slide in _slides(folder, name, data)]
+        slides = _slides(folder, name, data)
     except CohortError as error:
         return [Refused(name, error)]
+    return [_sample(folder, data, slide) for slide in slides]
 
 
 def _library(name: str) -> Any:
@@ -184,14 +185,18 @@ def _affine(element: Any, system: str) -> Floats:
     return matrix
 
 
-def _sample(folder: Path, data: Any, slide: Slide) -> Sample:
+def _sample(folder: Path, data: Any, slide: Slide) -> Sample | Refused:
     image = data.images[slide.image]
     micron = next((name for name in sorted(_systems(image)) if name.lower() in MICRONS), None)
     mpp = None if micron is None else math.sqrt(abs(np.linalg.det(_affine(image, micron)[:2, :2])))
     rows = None if slide.table is None else _rows(data.tables[slide.table], slide)
+    try:
+        patient = None if rows is None else _patient(rows, folder)
+    except CohortError as error:
+        return Refused(slide.slide_id, error)
     return Sample(
         slide.slide_id,
-        (None if rows is None else _patient(rows)) or unknown_patient(slide.slide_id),
+        patient or unknown_patient(slide.slide_id),
         folder / "images" / slide.image,
         mpp=mpp,
         read_measured=None if rows is None else partial(_read_measured, folder, slide),
@@ -205,14 +210,10 @@ def _rows(table: Any, slide: Slide) -> Any:
     return table[(table.obs[key].astype(str) == slide.region).to_numpy()]
 
 
-def _patient(rows: Any) -> str | None:
-    """The patient, where all rows name the same one."""
-    for name in PATIENT:
-        if name in rows.obs:
-            found = {str(value).strip() for value in rows.obs[name]}
-            if len(found) == 1 and next(iter(found)).lower() not in NOT_SAID:
-                return found.pop()
-    return None
+def _patient(rows: Any, folder: Path) -> str | None:
+    """The patient that all rows name, those left out that name none."""
+    named = {f"obs/{name}": distinct(rows.obs[name], patient_name) for name in PATIENT if name in rows.obs}
+    return one_patient(named, folder)
 
 
 def _read_measured(folder: Path, slide: Slide) -> Measured:

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from ...store.errors import CohortError
-from ..cohort import Measured, Refused, Sample
+from ...store.patients import patient_name
+from ..cohort import Measured, Refused, Sample, unknown_patient
 from .access import reading
 from .count_matrix import read_count_table
 from .joining import join
@@ -52,7 +53,8 @@ def _sample(root: Path, patient: Path, section: Path) -> Sample | Refused:
         image = _only_image(section)
     except CohortError as error:
         return Refused(section.name, error)
-    return Sample(section.name, patient.name, image, read_measured=partial(_read, root, section.name))
+    name = patient_name(patient.name) or unknown_patient(section.name)
+    return Sample(section.name, name, image, read_measured=partial(_read, root, section.name))
 
 
 def _only_image(section: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from ...store.errors import ProtocolError
 from ...store.naming import UNKNOWN_PATIENT
+from ...store.patients import look_alike_warning
 from .folds import Fold, check_fold
 from .paper_splits import folds_of_slides, one_slide_a_patient, shuffled_shares
 from .protocol_record import Protocol, Split
@@ -118,7 +119,8 @@ def patient_warnings(patient_ids: Sequence[str]) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        A sentence on slides without a known patient, and one where there are fewer than three patients.
+        A sentence on slides without a known patient, one on names that may be of one patient, and one where there are
+        fewer than three patients.
     """
     warnings = []
     unknown = [patient.removeprefix(UNKNOWN_PATIENT) for patient in patient_ids if patient.startswith(UNKNOWN_PATIENT)]
@@ -128,6 +130,9 @@ def patient_warnings(patient_ids: Sequence[str]) -> tuple[str, ...]:
             "counted as a patient of its own, so sections of one patient may sit in train and in test; give "
             "patient_id in a manifest"
         )
+    alike = look_alike_warning(patient_ids)
+    if alike:
+        warnings.append(alike)
     patients = list(_grouped(patient_ids))
     if len(patients) == 1:
         warnings.append(
