@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from .arrays import Bools, Strings
+from .arrays import Strings
 from .errors import FingerprintError, StoreError
 from .expression import Expression, read_expression
 from .feature_column import FeatureColumn
 from .feature_file import FeatureHeader, read_features
+from .genes import gene_union, shared_genes
 from .patch_file import Patches, read_patches
 from .schema import expression_path, features_path, patches_path
 from .slide_file import SAME_MPP, SlideRecord
@@ -150,6 +151,7 @@ def add_counts(table: Table, root: Path, *, places: Sequence[Patches], genes: st
             raise StoreError(msg)
     names, measured = gene_union([one.genes for one in found])
     if genes == "shared":
+        of_slides = shared_genes(names, measured)
         names = names[measured.all(axis=0)]
     elif genes != "all":
         msg = f"genes {genes!r}: choose shared (measured on every slide) or all (of any slide, with `measured`)"
@@ -157,22 +159,12 @@ def add_counts(table: Table, root: Path, *, places: Sequence[Patches], genes: st
     if not len(names):
         msg = f"the slides {', '.join(table.slide_ids)} share no gene names: are their identifiers of one kind?"
         raise StoreError(msg)
+    if genes == "shared" and any(of_slides.lost):
+        log.log(logging.WARNING if of_slides.is_much else logging.INFO, "%s", of_slides.words(table.slide_ids))
     depth = np.concatenate([np.asarray(one.counts.sum(axis=1), dtype=np.float64).ravel() for one in found])
     counts = csr_matrix(vstack([_over(one, names) for one in found]))
     measured_or_none = None if genes == "shared" or measured.all() else measured
     return replace(table, counts=counts, genes=names, depth=depth, measured=measured_or_none)
-
-
-def gene_union(genes_by_slide: Sequence[Strings]) -> tuple[Strings, Bools]:
-    """Genes of any slide in the order in which they are met, and (n_slides, n_genes) which slide measured which."""
-    position: dict[str, int] = {}
-    for names in genes_by_slide:
-        for name in names:
-            position.setdefault(str(name), len(position))
-    measured = np.zeros((len(genes_by_slide), len(position)), dtype=np.bool_)
-    for slide, names in enumerate(genes_by_slide):
-        measured[slide, [position[str(name)] for name in names]] = True
-    return np.array(list(position), dtype=np.str_), measured
 
 
 def _over(one: Expression, genes: Strings) -> csr_matrix:
