@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..store.arrays import Floats, Ints, Strings
@@ -28,11 +29,27 @@ class Spots:
         (n, 2) float64 centres in level-0 pixels, x then y.
     array
         (n, 2) int32 row and column, where the source says.
+    diameter_px
+        Of a spot, level-0 pixels, where the source says.
+    labels
+        (n,) text by name of column: columns of few values, which may tell sections apart.
     """
 
     barcode: Strings
     center_px: Floats
     array: Ints | None
+    diameter_px: float | None = None
+    labels: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
+
+    def select(self, rows: Ints) -> Spots:
+        """Some spots, in the order given."""
+        return replace(
+            self,
+            barcode=self.barcode[rows],
+            center_px=self.center_px[rows],
+            array=None if self.array is None else self.array[rows],
+            labels={name: values[rows] for name, values in self.labels.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -176,27 +193,6 @@ def _named(found: Sample | Refused) -> Sample | Refused:
 def unknown_patient(slide_id: str) -> str:
     """Patient id of a slide whose source does not name the patient."""
     return f"{UNKNOWN_PATIENT}{slide_id}"
-
-
-def check_spots_inside(slide_id: str, spots: Spots, *, width_px: int, height_px: int) -> None:
-    """Refuse spots whose centre is not on the slide.
-
-    Raises
-    ------
-    CohortError
-        Naming how many, and the first.
-    """
-    x, y = spots.center_px.T
-    # Written so that NaN counts as outside.
-    outside = ~((x >= 0) & (x <= width_px) & (y >= 0) & (y <= height_px))
-    if outside.any():
-        first = int(np.argmax(outside))
-        msg = (
-            f"slide {slide_id}: {int(outside.sum())} of {len(x)} spots lie outside its {width_px} x {height_px} px, "
-            f"the first is {spots.barcode[first]} at x={x[first]:.1f} y={y[first]:.1f}. Are the positions those of "
-            "another resolution of the image, or x and y exchanged?"
-        )
-        raise CohortError(msg)
 
 
 def _with_pitch(sample: Sample, pitch_um: float | None) -> Sample:

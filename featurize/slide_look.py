@@ -13,12 +13,13 @@ from ..store.errors import CohortError
 from ..store.naming import SPOTS
 from ..store.patch_file import Patches
 from ..store.scale import Scale, resolve_scale, spot_pitch_px
-from .cohort import Measured, Sample, Spots, check_spots_inside
+from .cohort import Measured, Sample, Spots
 from .grid import Grid, grid_centers, grid_name, nested_parents, nests
 from .options import FeaturizeOptions
 from .precut import PrecutSlide
 from .precut_views import precut_fields
 from .slide import Slide
+from .spot_checks import check_spots_inside, checked_array, warn_of_misplaced
 from .targets import ViewField, view_fields
 from .thumbnail import read_thumbnail
 from .tissue import tissue_mask
@@ -74,8 +75,9 @@ def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders
         If scale, spots, counts or pixels cannot be used, or there is no tissue for a grid.
     """
     measured = sample.read_measured() if sample.read_measured is not None else None
-    spots = measured.spots if measured is not None else None
-    scale = _scale(sample, slide, spots, declared_mpp=options.mpp)
+    spots = None if measured is None else checked_array(sample.slide_id, measured.spots)
+    pitch_px = None if spots is None else _pitch_px(sample, slide, spots, declared_mpp=options.mpp)
+    scale = _scale(sample, slide, pitch_px, declared_mpp=options.mpp)
     if isinstance(slide, PrecutSlide):
         fields = precut_fields(slide, scale.mpp, options, encoders=encoders)
         spots = spots or slide.spots
@@ -91,20 +93,29 @@ def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders
     sets: dict[str, PatchSet] = {}
     if wanted in ("spots", "both"):
         sets[SPOTS] = PatchSet(_spots(sample, slide, spots))
+        if measured is not None and spots is not None and not isinstance(slide, PrecutSlide):
+            size_px = (slide.width, slide.height)
+            warn_of_misplaced(sample.slide_id, spots, pitch_px=pitch_px, tissue=tissue, size_px=size_px)
     if wanted in ("grid", "both"):
         _check_grid(sample, slide)
         sets |= _grids(sample, slide, options, tissue=tissue, mpp=scale.mpp)
     return Look(scale, measured, fields, thumbnail, tissue, sets)
 
 
-def _scale(sample: Sample, slide: Slide, spots: Spots | None, *, declared_mpp: float | None) -> Scale:
-    pitch_px = None
-    declared = sample.mpp or declared_mpp or slide.metadata_mpp
-    array = None if spots is None or sample.pitch_um is None else spots.array
-    # A slide of one spot has no pitch, but its scale may be known all the same. Spots that do not follow their array
-    # are refused whatever is known: like scales that contradict one another, they say that rows were mixed up.
-    if spots is not None and array is not None and (declared is None or (array != array[:1]).any()):
-        pitch_px = spot_pitch_px(spots.center_px, array)
+def _pitch_px(sample: Sample, slide: Slide, spots: Spots, *, declared_mpp: float | None) -> float | None:
+    """Distance of neighbouring spots, level-0 pixels, where the source says their places on the array.
+
+    Spots that do not follow their array are refused, also where the scale is known: their rows were mixed up.
+    """
+    if spots.array is None:
+        return None
+    needed = sample.pitch_um is not None and (sample.mpp or declared_mpp or slide.metadata_mpp) is None
+    if len(spots.array) == 1 and not needed:  # a single spot has no pitch
+        return None
+    return spot_pitch_px(spots.center_px, spots.array)
+
+
+def _scale(sample: Sample, slide: Slide, pitch_px: float | None, *, declared_mpp: float | None) -> Scale:
     return resolve_scale(
         sample.slide_id,
         manifest=sample.mpp,

@@ -11,6 +11,9 @@ from ..store.naming import VIEW_ALIASES
 MAX_UPSAMPLING = 2.0
 """Beyond this a view shows interpolation, not tissue, and is refused (except in the `zoom` layout)."""
 
+UPSAMPLING_SLACK = 1.01
+"""Factor by which the limit may be exceeded: um/px of tags and of spot pitches are rounded."""
+
 NATIVE = "native"
 
 LAYOUTS = {
@@ -115,11 +118,11 @@ def check_upsampling(view: View, slide_mpp: float, *, layout: str, limit: float 
         If the slide would be enlarged more than `limit` times, outside the `zoom` layout.
     """
     factor = upsampling(view, slide_mpp)
-    if factor > limit * (1 + 1e-9) and layout != "zoom":
+    if factor > limit * UPSAMPLING_SLACK and layout != "zoom":
         fitting = f"{max(view.fov_um, 48 * slide_mpp):.0f}um-{slide_mpp:.1f}"  # 48 px hold some texture
         msg = (
             f"view {view.name} wants {view.mpp:g} um/px but the slide has {slide_mpp:.3g} um/px: it would be "
-            f"up-sampled {factor:.1f} times (limit {limit:g}). Ask for a view the slide can give, such as "
+            f"up-sampled {factor:.2f} times (limit {limit:g}). Ask for a view the slide can give, such as "
             f"`--views {fitting}` or `--views native`, or allow it with --max-upsampling."
         )
         raise ScaleError(msg)

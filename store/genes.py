@@ -63,7 +63,7 @@ class SharedGenes:
             f"{lost} of {self.shared + lost} on {_listed(slides)}" for lost, slides in sorted(by_loss.items())[::-1]
         ]
         more = f" and so on, at least {min(self.lost)}" if len(listed) > 4 else ""
-        line = f"{self.shared} genes are shared by all {len(slide_ids)} slides; left out are {', '.join(listed[:4])}{more}"
+        line = f"{self.shared} genes are shared by all {len(slide_ids)} slides; left out: {', '.join(listed[:4])}{more}"
         if self.example is None:
             return line
         return (
@@ -107,9 +107,7 @@ def shared_genes(names: Strings, measured: Bools) -> SharedGenes:
     return SharedGenes(shared, lost, more - shared, alone or tuple(SPELLINGS), example)
 
 
-def _shared_if_spelt_alike(
-    names: Strings, measured: Bools, ways: Sequence[str]
-) -> tuple[int, tuple[str, str] | None]:
+def _shared_if_spelt_alike(names: Strings, measured: Bools, ways: Sequence[str]) -> tuple[int, tuple[str, str] | None]:
     """Number of genes on every slide after re-spelling, and two spellings of one that was not before."""
     spelt = list(map(str, names))
     for way in ways:

@@ -12,11 +12,12 @@ import polars
 import pytest
 from scipy.sparse import csr_matrix
 
-from tissuary.featurize.cohort import Spots, check_spots_inside, load_cohort
+from tissuary.featurize.cohort import Spots, load_cohort
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.sources import SOURCES, detect
 from tissuary.featurize.sources.count_matrix import CountMatrix
 from tissuary.featurize.sources.joining import join
+from tissuary.featurize.spot_checks import check_spots_inside
 from tissuary.store.errors import CohortError, InvalidNameError, ScaleError
 from tissuary.store.scale import spot_pitch_px
 

@@ -216,7 +216,7 @@ def test_a_dry_run_says_what_the_run_then_does(cohort, tmp_path):
 def test_a_dry_run_names_the_slides_that_would_fail(cohort, tmp_path):
     plan = dry_run(cohort, tmp_path / "s", options=FeaturizeOptions(views=("28um-0.125",)))
     assert plan.slides == ()
-    assert "up-sampled 4.0 times (limit 2)" in plan.refused[0][1]
+    assert "up-sampled 4.00 times (limit 2)" in plan.refused[0][1]
     assert "--max-upsampling" in plan.refused[0][1]
 
 

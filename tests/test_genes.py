@@ -59,7 +59,7 @@ def test_the_table_says_in_one_line_what_its_slides_lose(make_store, caplog):
     assert table.genes.tolist() == [f"{g}.{1 + i % 3}" for i, g in enumerate(ENSEMBL) if i % 3 == i % 2]
     (line,) = [one.getMessage() for one in caplog.records]
     assert line == (
-        f"{same} genes are shared by all 2 slides; left out are {16 - same} of 16 on a, b. {16 - same} of them differ "
+        f"{same} genes are shared by all 2 slides; left out: {16 - same} of 16 on a, b. {16 - same} of them differ "
         "only in version numbers (ENSG00000000002.3 and ENSG00000000002.1): spell genes alike in the sources to keep "
         "them"
     )

@@ -27,7 +27,7 @@ from tissuary.tests.source_files import h5ad, hest_csv, hest_facts, hest_json, t
         (("007", "007.0"), "007"),
         ((0.5, np.float32(0.5), "0.5"), "0.5"),
         (("unknown-7",), "unknown-7"),
-        ((None, float("nan"), np.nan, pandas.NA, pandas.NaT, "", " ", "-", "--", "?", "N/A", "n.a.", "#N/A", "<NA>"), None),
+        ((None, np.nan, pandas.NA, pandas.NaT, "", " ", "-", "--", "?", "N/A", "n.a.", "#N/A", "<NA>"), None),
         (("Unknown", "not_available", "Not applicable", "missing", "restricted access", "unknown:A"), None),
     ],
 )  # fmt: skip

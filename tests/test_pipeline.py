@@ -127,7 +127,7 @@ def test_the_first_cause_is_given_when_nothing_could_be_done(cohort, tmp_path):
         featurize(cohort, tmp_path / "s", options=replace(OPTIONS, mpp=0.9))
     assert "None of the 2 slides" in caught.value.__notes__[-1]
     assert caught.value.__notes__[0].startswith("P02-S1: ")
-    with pytest.raises(ScaleError, match=r"would be up-sampled 4.0 times"):
+    with pytest.raises(ScaleError, match=r"would be up-sampled 4.00 times"):
         featurize(cohort, tmp_path / "s", options=FeaturizeOptions(views=("28um-0.125",)))
     assert not (tmp_path / "s").exists()
 

@@ -38,6 +38,9 @@ def test_upsampling_is_recorded_up_to_twice_and_refused_beyond():
     assert check_upsampling(view, 0.69, layout="context") == pytest.approx(1.38)
     assert check_upsampling(view, 0.25, layout="context") == 1.0
     assert check_upsampling(view, 1.0, layout="context") == 2.0
-    with pytest.raises(ScaleError, match=r"up-sampled 9.4 times \(limit 2\).*--views 226um-4.7` or `--views native"):
+    assert check_upsampling(view, 1.004, layout="context") == pytest.approx(2.008)  # um/px of tags are rounded
+    with pytest.raises(ScaleError, match=r"up-sampled 2.04 times \(limit 2\)"):
+        check_upsampling(view, 1.02, layout="context")
+    with pytest.raises(ScaleError, match=r"up-sampled 9.40 times \(limit 2\).*--views 226um-4.7` or `--views native"):
         check_upsampling(view, 4.7, layout="context")
     assert check_upsampling(view, 4.7, layout="zoom") == pytest.approx(9.4)

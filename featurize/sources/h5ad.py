@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from ...store.arrays import Floats, Ints
@@ -14,8 +16,7 @@ from ...store.errors import CohortError
 from ..cohort import Measured, Spots
 from .access import reading
 from .count_matrix import CountMatrix, checked_matrix
-
-ARRAY = ("array_row", "array_col")
+from .spot_table import ARRAY, IN_TISSUE, label_columns, under_tissue
 
 PREDICTION = "tissuary-prediction"
 """What an output of `tissuary predict` calls itself in `uns["tissuary"]["encoding-type"]`."""
@@ -24,15 +25,20 @@ DAMAGED = (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeE
 """Built-in errors that anndata and h5py raise on files that are damaged or of another kind."""
 
 
-def read_h5ad(path: Path) -> Measured:
+def read_h5ad(path: Path, *, in_tissue: bool = True) -> Measured:
     """Read `X` as raw counts, `obsm["spatial"]` as centres in level-0 pixels, and `obs` array_row, array_col.
+
+    Parameters
+    ----------
+    in_tissue
+        Whether `obs` in_tissue, where it is there, says which spots lie on tissue; the others are left out.
 
     Raises
     ------
     CohortError
         If the file is missing or damaged, has no positions, or its counts are none.
     """
-    adata = _read(path)
+    adata = on_tissue(_read(path), path) if in_tissue else _read(path)
     matrix = matrix_of(adata, path)
     if "spatial" not in adata.obsm:
         msg = f'{path} has no obsm["spatial"]: add centres in level-0 pixels, or name a table of spots in the manifest'
@@ -44,7 +50,36 @@ def read_h5ad(path: Path) -> Measured:
     if not len(center):
         msg = f"{path} holds no spots: nothing to measure"
         raise CohortError(msg)
-    return Measured(Spots(matrix.barcode, center, array_of(adata, path)), matrix.counts, matrix.genes)
+    spots = Spots(matrix.barcode, center, array_of(adata, path), _diameter_px(adata), labels_of(adata))
+    return Measured(spots, matrix.counts, matrix.genes)
+
+
+def on_tissue(adata: Any, path: Path) -> Any:
+    """The rows of an AnnData in memory whose `obs` in_tissue is 1; all where there is no such column.
+
+    Raises
+    ------
+    CohortError
+        If it holds anything but 0 and 1, or only 0.
+    """
+    if IN_TISSUE not in adata.obs:
+        return adata
+    rows = under_tissue(adata.obs[IN_TISSUE], path)
+    return adata if len(rows) == adata.n_obs else adata[rows].copy()
+
+
+def labels_of(adata: Any) -> dict[str, NDArray[np.object_]]:
+    """Columns of `obs` that may tell sections apart."""
+    return label_columns((name, adata.obs[name]) for name in adata.obs.columns if name not in (*ARRAY, IN_TISSUE))
+
+
+def _diameter_px(adata: Any) -> float | None:
+    """Diameter of a spot in level-0 pixels, where one library of `uns["spatial"]` says it."""
+    spatial = adata.uns.get("spatial")
+    libraries = spatial.values() if isinstance(spatial, Mapping) else ()
+    factors = [one.get("scalefactors") for one in libraries if isinstance(one, Mapping)]
+    said = [one.get("spot_diameter_fullres") for one in factors if isinstance(one, Mapping)]
+    return float(said[0]) if len(said) == 1 and isinstance(said[0], Real) else None
 
 
 def read_h5ad_counts(path: Path) -> CountMatrix:

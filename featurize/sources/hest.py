@@ -128,7 +128,8 @@ def _sample(slide_id: str, pixels: Path, counts: Path | None, facts: HestFacts) 
     read = None
     if counts is not None:
         is_cut = pixels.suffix == ".h5"
-        read = partial(read_with_patches, slide_id, counts, pixels) if is_cut else partial(read_h5ad, counts)
+        whole = partial(read_h5ad, counts, in_tissue=False)  # HEST's in_tissue means nothing
+        read = partial(read_with_patches, slide_id, counts, pixels) if is_cut else whole
     return Sample(
         slide_id,
         facts.patient or unknown_patient(slide_id),
@@ -148,7 +149,7 @@ def read_with_patches(slide_id: str, counts: Path, patches: Path) -> Measured:
     CohortError
         If none has, or a spot does not lie in the middle of its patch.
     """
-    measured = read_h5ad(counts)
+    measured = read_h5ad(counts, in_tissue=False)
     with open_foreign(patches) as file:
         barcode, corner_px = read_places(file, patches)
         side_px = side_of(file)
@@ -165,11 +166,10 @@ def read_with_patches(slide_id: str, counts: Path, patches: Path) -> Measured:
                 f"middle of its patch in {patches}: are both files of this slide, and of one version of HEST?"
             )
             raise CohortError(msg)
-    array = None if spots.array is None else spots.array[kept]
     matrix = CountMatrix(spots.barcode, measured.genes, measured.counts)
     if not len(kept):  # `join` tells how the names differ
         return join(slide_id, Spots(barcode, corner_px.astype(np.float64), None), matrix)
-    return join(slide_id, Spots(spots.barcode[kept], spots.center_px[kept], array), matrix)
+    return join(slide_id, spots.select(kept), matrix)
 
 
 def _counts(root: Path) -> dict[str, Path]:

@@ -38,8 +38,7 @@ def join(slide_id: str, spots: Spots, matrix: CountMatrix) -> Measured:
         )
         raise CohortError(msg)
     _tell(slide_id, spots=len(rows), count_rows=len(matrix.barcode), kept=len(kept))
-    array = None if spots.array is None else spots.array[kept]
-    return Measured(Spots(spots.barcode[kept], spots.center_px[kept], array), matrix.counts[rows[kept]], matrix.genes)
+    return Measured(spots.select(kept), matrix.counts[rows[kept]], matrix.genes)
 
 
 def _tell(slide_id: str, *, spots: int, count_rows: int, kept: int) -> None:

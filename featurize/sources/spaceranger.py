@@ -18,7 +18,7 @@ from ..cohort import Refused, Sample, unknown_patient
 from .access import reading
 from .images import images_below
 from .slides import slide_name
-from .spaceranger_run import POSITIONS, read_run
+from .spaceranger_run import POSITIONS, SCALE_FACTORS, read_run
 
 VISIUM_PITCH_UM = 100.0
 """Distance of neighbouring spots of Visium, v1 and v2, 6.5 and 11 mm (10x Genomics, CG000312)."""
@@ -75,7 +75,7 @@ def spaceranger_samples(source: Path) -> tuple[Sample | Refused, ...]:
 
 def spaceranger_why(source: Path, runs: list[Run]) -> str:
     """What was recognised, in words."""
-    bins = sorted({run.counted.name for run in runs if run.counted != run.outs})
+    bins = sorted({run.counted.name for run in runs if _BIN.fullmatch(run.counted.name)})
     kind = f"Visium HD, {', '.join(bins)}" if bins else "Visium"
     if len(runs) > 1:
         return f"the folder holds {len(runs)} runs of Space Ranger ({kind})"
@@ -93,7 +93,7 @@ def run_pitch_um(counted: Path) -> tuple[float | None, float | None]:
         If its scale factors cannot be read.
     """
     bins = _BIN.fullmatch(counted.name)
-    path = counted / "spatial" / "scalefactors_json.json"
+    path = counted / "spatial" / SCALE_FACTORS
     with reading(path):
         text = path.read_bytes() if path.is_file() else b"{}"
     try:

@@ -6,10 +6,12 @@ squidpy and spatialdata-io want the down-scaled pictures too, and the first know
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from .access import reading
 from .count_matrix import CountMatrix, repeated_or_empty
 from .h5ad import DAMAGED, matrix_of
 from .joining import join
+from .spot_table import IN_TISSUE, under_tissue
 
 if TYPE_CHECKING:
     import polars
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 """Of Visium HD, of Space Ranger 2 and later (with a header), and of Space Ranger 1 (without)."""
 
-COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
+SCALE_FACTORS = "scalefactors_json.json"
+
+COLUMNS = ("barcode", IN_TISSUE, "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 MATRICES = ("filtered_feature_bc_matrix", "raw_feature_bc_matrix")
 """Names of the counts, with `.h5` or as a folder, in order of preference."""
@@ -106,19 +111,25 @@ def _read_spots(path: Path) -> Spots:
     import polars
 
     table = _read_table(path)
-    numbers = table.select(polars.col(COLUMNS[1:]).cast(polars.Float64, strict=False))
-    values = numbers.to_numpy()  # (n, 5)
+    inside = under_tissue(table[IN_TISSUE].to_numpy(), path)
+    numbers = table.select(polars.col(COLUMNS[2:]).cast(polars.Float64, strict=False))
+    values = numbers.to_numpy()[inside]  # (n, 4)
     if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        row = int(inside[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]])
         msg = f"{path}: row {row + 1} holds {table.row(row)[1:]}; wanted numbers in {', '.join(COLUMNS[1:])}"
         raise CohortError(msg)
-    barcode = np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_)
-    inside = values[:, 0] == 1
-    if not inside.any():
-        msg = f"{path}: none of {len(values)} spots is in_tissue: was the tissue detected on the right image?"
-        raise CohortError(msg)
+    barcode = np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_)[inside]
     repeated_or_empty("spot", barcode, path)
-    return Spots(barcode[inside], values[inside][:, [4, 3]], values[inside][:, 1:3].astype(np.int32))
+    return Spots(barcode, values[:, [3, 2]], values[:, :2].astype(np.int32), _diameter_px(path.parent))
+
+
+def _diameter_px(spatial: Path) -> float | None:
+    """Diameter of a spot in level-0 pixels, where the scale factors say it."""
+    path = spatial / SCALE_FACTORS
+    with reading(path):
+        text = path.read_bytes() if path.is_file() else b"{}"
+    said = json.loads(text).get("spot_diameter_fullres")  # `run_pitch_um` has read the file already
+    return None if said is None else float(said)
 
 
 def _read_table(path: Path) -> polars.DataFrame:
@@ -128,12 +139,7 @@ def _read_table(path: Path) -> polars.DataFrame:
     try:
         with reading(path):
             data = path.read_bytes()
-        if path.suffix == ".parquet":
-            table = polars.read_parquet(io.BytesIO(data))
-        else:  # Space Ranger 2 and later write a header
-            headed = data.startswith(b"barcode")
-            names: Any = None if headed else list(COLUMNS)
-            table = polars.read_csv(data, has_header=headed, new_columns=names, infer_schema=False)
+        table = polars.read_parquet(io.BytesIO(data)) if path.suffix == ".parquet" else _read_text_table(data)
     except polars.exceptions.PolarsError as error:
         msg = f"{path} cannot be read as positions of Space Ranger ({str(error).splitlines()[0]}): copy it again"
         raise CohortError(msg) from error
@@ -142,3 +148,29 @@ def _read_table(path: Path) -> polars.DataFrame:
         msg = f"{path} has the columns {', '.join(table.columns)}; {', '.join(missing)} must be among them"
         raise CohortError(msg)
     return table.select(COLUMNS)
+
+
+def _read_text_table(data: bytes) -> polars.DataFrame:
+    """A table of text; Space Ranger 2 and later write a header, and R quotes it and may put names of rows first."""
+    import polars
+
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    head, _, body = data.partition(b"\n")
+    separator = max(",\t;", key=lambda one: head.count(one.encode()))
+    (fields, first) = (
+        next(csv.reader([line.decode(errors="replace").rstrip("\r")], delimiter=separator), [])
+        for line in (head, body.partition(b"\n")[0])
+    )
+    headed = COLUMNS[0] in fields
+    names: list[str] | None = None
+    if not headed:
+        names = list(COLUMNS)
+    elif len(first) == len(fields) + 1:  # R leaves the corner above the names of rows out
+        names = ["", *fields]
+    return polars.read_csv(
+        body if headed and names else data,
+        has_header=headed and not names,
+        new_columns=names,
+        infer_schema=False,
+        separator=separator,
+    )

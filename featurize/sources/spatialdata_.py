@@ -23,7 +23,7 @@ from ...store.patients import patient_name
 from ..cohort import Measured, Refused, Sample, Spots, unknown_patient
 from .access import reading
 from .anndata_slides import PATIENT, distinct, one_patient
-from .h5ad import array_of, damaged, matrix_of
+from .h5ad import array_of, damaged, labels_of, matrix_of, on_tissue
 
 DECLARED_IN = "SpatialData"
 
@@ -219,7 +219,7 @@ def _patient(rows: Any, folder: Path) -> str | None:
 def _read_measured(folder: Path, slide: Slide) -> Measured:
     """Centres of the shapes in pixels of the image, and the counts of the table."""
     data = _read(folder)
-    rows = _rows(data.tables[slide.table], slide).copy()
+    rows = on_tissue(_rows(data.tables[slide.table], slide).copy(), folder)
     instance = rows.obs[rows.uns["spatialdata_attrs"]["instance_key"]]
     shapes = data.shapes[slide.region]
     missing = [one for one in instance if one not in shapes.index]
@@ -236,5 +236,6 @@ def _read_measured(folder: Path, slide: Slide) -> Measured:
         msg = f"{folder}: {len(center)} spots of {slide.region} have finite places; wanted some, and all"
         raise CohortError(msg)
     matrix = matrix_of(rows, folder)
-    spots = Spots(matrix.barcode, np.ascontiguousarray(center, dtype=np.float64), array_of(rows, folder))
+    center = np.ascontiguousarray(center, dtype=np.float64)
+    spots = Spots(matrix.barcode, center, array_of(rows, folder), labels=labels_of(rows))
     return Measured(spots, matrix.counts, matrix.genes)

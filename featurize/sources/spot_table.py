@@ -1,31 +1,43 @@
-"""Where the spots lie: tables of positions, in two shapes."""
+"""Where the spots lie: tables of positions in two shapes, and what columns beside positions say."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...store.arrays import Floats
+from ...store.arrays import Floats, Ints
 from ...store.errors import CohortError
+from ...store.patients import cell_text
 from ..cohort import Spots
 from .count_matrix import read_text, repeated_or_empty, separator_of
 
 if TYPE_CHECKING:
     import polars
 
+log = logging.getLogger(__name__)
+
 PIXELS = ("pixel_x", "pixel_y")
 ARRAY = ("array_row", "array_col")
 LEGACY = ("x", "y")
+IN_TISSUE = "in_tissue"
+
+MOST_LABELS = 20
+"""Most different values of a column that may tell sections apart."""
+
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def read_spots(path: Path) -> Spots:
     """Read a table of spots, in the file's order.
 
     Either `barcode, pixel_x, pixel_y` and perhaps `array_row, array_col`; or the columns of legacy ST, `x, y` (column
-    and row on the array, whence the barcode `<x>x<y>`), `pixel_x, pixel_y`. A column `selected` keeps the rows that
-    are 1; other columns are ignored.
+    and row on the array, whence the barcode `<x>x<y>`), `pixel_x, pixel_y`. Columns `selected` and `in_tissue` keep the
+    rows that are 1; other columns are ignored.
 
     Raises
     ------
@@ -38,6 +50,8 @@ def read_spots(path: Path) -> Spots:
     if not len(table):
         msg = f"{path} holds no spots{' that are selected' if 'selected' in table.columns else ''}: nothing to measure"
         raise CohortError(msg)
+    if IN_TISSUE in table.columns:
+        table = table[under_tissue(table[IN_TISSUE].to_list(), path)]
     center = np.stack([_numbers(table, name, path) for name in PIXELS], axis=1)  # (n, 2) x, y
     if "barcode" in table.columns:
         barcode = np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_)
@@ -47,7 +61,51 @@ def read_spots(path: Path) -> Spots:
         barcode = np.array([f"{i}x{j}" for i, j in zip(x, y, strict=True)], dtype=np.str_)
         array = np.stack([y, x], axis=1)  # (n, 2) row, column
     repeated_or_empty("spot", barcode, path)
-    return Spots(barcode, center, array)
+    others = (name for name in table.columns if name not in (*PIXELS, *ARRAY, *LEGACY, "barcode", IN_TISSUE))
+    return Spots(barcode, center, array, labels=label_columns((name, table[name].to_list()) for name in others))
+
+
+def under_tissue(values: Any, path: Path) -> Ints:
+    """Rows whose `in_tissue` is 1, for every source whose spots have that column.
+
+    Raises
+    ------
+    CohortError
+        If a value is neither 0 nor 1, or none is 1.
+    """
+    cells = np.asarray(values)
+    if cells.dtype.kind in "biuf":
+        wrong, inside = ~np.isin(cells, (0, 1)), cells == 1
+    else:
+        cells = np.asarray(values, dtype=object)
+        truth = {cell: _TRUTH.get(cell_text(cell).casefold()) for cell in set(cells.tolist())}
+        found = [truth[cell] for cell in cells.tolist()]
+        wrong, inside = np.array([one is None for one in found]), np.array([bool(one) for one in found])
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        msg = f"{path}: {IN_TISSUE} of spot {row + 1} is {cells[row]!r}; wanted 1 or 0"
+        raise CohortError(msg)
+    if not inside.any():
+        msg = (
+            f"{path}: none of {len(cells)} spots is {IN_TISSUE}: was the tissue detected on the right image? Correct "
+            "the column, or take it out to keep all spots"
+        )
+        raise CohortError(msg)
+    if not inside.all():
+        log.info("%s: %d of %d spots lie beside the tissue and are left out", path, (~inside).sum(), len(cells))
+    return np.flatnonzero(inside)
+
+
+def label_columns(columns: Iterable[tuple[str, Any]]) -> dict[str, NDArray[np.object_]]:
+    """Columns of 2 to `MOST_LABELS` different texts or whole numbers."""
+    import pandas
+
+    found = {}
+    for name, column in columns:
+        values = pandas.Series(column)
+        if not pandas.api.types.is_float_dtype(values) and 2 <= values.nunique() <= MOST_LABELS:
+            found[str(name)] = np.asarray(values.astype(str), dtype=object)
+    return found
 
 
 def _read(path: Path) -> polars.DataFrame:
