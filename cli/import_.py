@@ -179,5 +179,5 @@ def _look_at(image: Path) -> Any:
             str(image),
             source_digest(image),
             read_thumbnail(slide),
-            slide.bounds_px,
+            slide.bounds_px or (0, 0, slide.width, slide.height),
         )

@@ -11,7 +11,7 @@ import typer
 from .output import BAD_INPUT, OK, SOME_FAILED, print_json, progress_bar, result, say
 
 if TYPE_CHECKING:
-    from ..heads.prediction.predict import PredictReport
+    from ..heads.prediction.predict import PredictReport, SlideReport
 
 
 def predict(
@@ -31,6 +31,10 @@ def predict(
     block_rows: Annotated[int, typer.Option("--block-rows", min=1, help="Spots predicted together.")] = 4096,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as trained by default.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw maps.")] = True,
+    scale: Annotated[
+        str,
+        typer.Option("--scale", help="Colour bar of measured and predicted values: shared, or own for each."),
+    ] = "shared",
     geojson: Annotated[bool, typer.Option("--geojson/--no-geojson", help="Write GeoJSON for QuPath.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
@@ -49,6 +53,7 @@ def predict(
         device=device,
         pictures=pictures,
         geojson=geojson,
+        scale=scale,
     )
     with progress_bar("predict") as progress:
         report = run_prediction(run, store, out, options=options, progress=progress)
@@ -62,12 +67,20 @@ def predict(
 
 
 def _show(report: PredictReport) -> None:
+    what = "spots" if report.patches == "spots" else f"tiles of {report.patches}"
     for one in report.done:
-        kept = " (was there already)" if one.kept else ""
-        result(
-            f"{one.slide_id}: {one.rows} {report.patches}, {one.flagged:.0%} flagged as unlike the training data, "
-            f"{len(one.files)} files written{kept}"
-        )
+        result(f"{one.slide_id}: {one.rows} {what}, {_trust(one)} -> {len(one.files)} files")
         for note in one.notes:
             say(f"  {note}")
-    result(f"{len(report.done)} slides, maps of {', '.join(report.genes)} -> {report.out}")
+    kept = sum(one.kept for one in report.done)
+    there = f" ({kept} predicted before)" if kept else ""
+    result(f"{len(report.done)} slides{there}, maps of {', '.join(report.genes)} -> {report.out}")
+
+
+def _trust(one: SlideReport) -> str:
+    """How far a slide's maps can be trusted; no measure of it where the slide or its patient was trained on."""
+    overlap = one.training_overlap
+    if overlap.trained:
+        return f"{overlap.words}: this is no test of a new patient"
+    unlike = f"{one.flagged:.0%} flagged as unlike the training data" if one.rows else "nothing to predict"
+    return unlike if overlap.kind == "none" else f"{unlike}; {overlap.words}"

@@ -18,6 +18,7 @@ from ..store.scale import Scale
 from ..store.schema import expression_path, patches_path, slide_path
 from ..store.slide_file import SAME_MPP, SlideRecord, read_slide, write_slide
 from .cohort import Measured, Sample
+from .precut import PrecutSlide
 from .slide import Slide
 
 DIGEST_BYTES = 1 << 20
@@ -64,7 +65,8 @@ def slide_record(sample: Sample, slide: Slide, scale: Scale) -> SlideRecord:
         source=os.fspath(sample.image),
         source_digest=source_digest(sample.image),
         created_by=f"tissuary {version('tissuary')}",
-        bounds_px=slide.bounds_px,
+        # Of patches that were cut already nobody knows what the scanner filled.
+        bounds_px=slide.bounds_px or (None if isinstance(slide, PrecutSlide) else (0, 0, slide.width, slide.height)),
     )
 
 

@@ -13,6 +13,7 @@ from openslide import OpenSlide, OpenSlideError
 
 from ..store.arrays import Pixels
 from ..store.errors import SlideError, TissuaryError
+from ..store.slide_file import openslide_bounds
 from .slide import check_region, on_white, tile_box
 from .slide_metadata import square_mpp
 from .slide_photo import check_whole_size
@@ -48,7 +49,7 @@ class OpenSlideSlide:
         self.width, self.height = self.level_dimensions[0]
         self.tile_px = tuple(_tile_px(properties, level) for level in range(len(self.level_dimensions)))
         self.reader = f"OpenSlide ({properties.get('openslide.vendor', 'unknown vendor')})"
-        self.bounds_px = _bounds(properties)
+        self.bounds_px = openslide_bounds(properties)
         x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
         try:
             # OpenSlide ends the whole process where it cannot get the memory for a tile.
@@ -95,15 +96,6 @@ def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
     """Width and height of a level's tiles."""
     width, height = (properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height"))
     return int(width or DEFAULT_TILE_PX), int(height or DEFAULT_TILE_PX)
-
-
-def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
-    """OpenSlide's `bounds-x`, `-y`, `-width`, `-height`: formats that place scanned parts on a larger slide."""
-    found = [_number(properties.get(f"openslide.bounds-{name}")) for name in ("x", "y", "width", "height")]
-    if any(value is None for value in found):
-        return None
-    x, y, width, height = (int(value) for value in found if value is not None)
-    return x, y, width, height
 
 
 def _number(text: str | None) -> float | None:

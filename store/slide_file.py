@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from .schema import SLIDE, create_h5, open_h5, required
 
 SAME_MPP = 1e-6
 """Relative difference up to which two um/px are one: a fitted spot pitch differs in its last digits by processor."""
+
+UNPLACED = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of JPEG, PNG and TIFF: where OpenSlide knows no scanner's format in them, the image is all there is."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ class SlideRecord:
     source_digest
         sha256 over its size, first and last MiB.
     bounds_px
-        x, y, width and height of the part of level 0 that the scanner filled, level-0 pixels, where its format says
-        so (MIRAX, Leica and others, OpenSlide's `bounds-x` and so on); None where it is all of the slide or unknown.
-        Every coordinate in a store counts from the corner of level 0; QuPath counts from the corner of these bounds.
+        x, y, width and height of the part of level 0 that the scanner filled, level-0 pixels: all of it unless the
+        format places scanned parts on a larger slide (MIRAX, Leica and others, OpenSlide's `bounds-x` and so on). None
+        where the image was not at hand, or the store is older than this field; `scanned_bounds` then looks at the
+        image. Every coordinate in a store counts from the corner of level 0; QuPath counts from that of these bounds.
     """
 
     slide_id: str
@@ -119,6 +124,51 @@ def _bounds(text: Any, path: Path) -> tuple[int, int, int, int] | None:
         msg = f"{path}: its attribute bounds is {text!r}; wanted [x, y, width, height] in whole pixels: it is damaged"
         raise StoreError(msg) from error
     return x, y, width, height
+
+
+def openslide_bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
+    """OpenSlide's `bounds-x`, `-y`, `-width`, `-height`; None unless all four are there, as whole numbers."""
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return None
+    return x, y, width, height
+
+
+def scanned_bounds(record: SlideRecord) -> tuple[int, int, int, int] | None:
+    """Bounds of a slide as the store has them, else as its image says; None where the image cannot be read either."""
+    if record.bounds_px is not None:
+        return record.bounds_px
+    whole, path = (0, 0, record.width_px, record.height_px), Path(record.source)
+    try:
+        from openslide import OpenSlide, OpenSlideError
+    except (ImportError, OSError):  # the package, or the library that it loads
+        return None
+    try:
+        with path.open("rb") as file:
+            unplaced = file.read(4).startswith(UNPLACED)
+        if OpenSlide.detect_format(path) is None:
+            return whole if unplaced else None
+        with OpenSlide(path) as image:
+            same = image.dimensions == (record.width_px, record.height_px)
+            return (openslide_bounds(image.properties) or whole) if same else None
+    except (OpenSlideError, OSError):
+        return None
+
+
+def coordinate_frame(bounds_px: tuple[int, int, int, int] | None) -> dict[str, Any]:
+    """In which frame coordinates of a store are, and where another one begins in it, as AnnData keeps it in `uns`.
+
+    Parameters
+    ----------
+    bounds_px
+        As `scanned_bounds` finds them.
+    """
+    unknown = "not known: neither store nor image says which part the scanner filled"
+    return {
+        "frame": "level-0 pixels, x then y, from the corner of the whole image as OpenSlide reads it",
+        "bounds_px": unknown if bounds_px is None else np.array(bounds_px, dtype=np.int64),
+    }
 
 
 def read_thumbnail(path: Path) -> Pixels:

@@ -15,7 +15,22 @@ GRID = "grid-112um"
 
 
 def add_slide(
-    root, slide_id, *, patient="A", n=36, seed=0, shift=0.0, patches="spots", fingerprint="print", key=KEY, empty=()
+    root,
+    slide_id,
+    *,
+    patient="A",
+    n=36,
+    seed=0,
+    shift=0.0,
+    patches="spots",
+    fingerprint="print",
+    key=KEY,
+    empty=(),
+    source="made up",
+    digest="none",
+    bounds_px=None,
+    size_px=None,
+    genes=GENES,
 ):
     """A slide with features; with counts that follow them where its patches are spots, none in rows `empty`."""
     rng = np.random.default_rng(seed)
@@ -26,15 +41,15 @@ def add_slide(
         barcode=np.array([f"{c}x{r}" for r, c in cells], dtype=np.str_),
         array=cells,
     )
-    width = int((side + 1) * step_um / MPP)
+    width, height = size_px or (int((side + 1) * step_um / MPP),) * 2
     record = SlideRecord(
-        slide_id, patient, width, width, MPP, "manifest", {"manifest": MPP}, "made up", "none", "tests"
+        slide_id, patient, width, height, MPP, "manifest", {"manifest": MPP}, source, digest, "tests", bounds_px
     )
     write_slide(slide_path(root, slide_id), record, thumbnail=rng.integers(0, 255, (60, 60, 3)).astype(np.uint8))
     write_patches(patches_path(root, slide_id, patches=patches), place, slide_id=slide_id)
     x = rng.normal(size=(n, DIM)) * (1 + 0.3 * np.arange(DIM)) + shift
     header = FeatureHeader(
-        slide_id, fingerprint, {"licence": "CC0"}, 0.5, 112.0, 1.0, "fp32", place.digest, MPP, "none"
+        slide_id, fingerprint, {"licence": "CC0"}, 0.5, 112.0, 1.0, "fp32", place.digest, MPP, digest
     )
     path = features_path(root, slide_id, key=key, patches=patches)
     with write_features(path, header, shape=x.shape) as writer:
@@ -44,8 +59,8 @@ def add_slide(
         share = np.exp(x[:, :2] @ loading * 0.4 + np.arange(GENES) / 6)
         counts = rng.poisson(rng.lognormal(7, 0.5, size=(n, 1)) * share / share.sum(1, keepdims=True))
         counts[list(empty)] = 0
-        genes = np.array([f"gene{g}" for g in range(GENES)], dtype=np.str_)
-        expression = Expression(csr_matrix(counts.astype(np.float32)), genes, place.barcode)
+        names = np.array([f"gene{g}" for g in range(genes)], dtype=np.str_)
+        expression = Expression(csr_matrix(counts[:, :genes].astype(np.float32)), names, place.barcode)
         write_expression(expression_path(root, slide_id), expression, place, slide_id=slide_id)
 
 

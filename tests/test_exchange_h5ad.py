@@ -50,6 +50,8 @@ def test_anndata_holds_counts_centres_features_and_where_they_are_from(made, exp
         np.testing.assert_array_equal(adata.obs[["array_row", "array_col"]].to_numpy(), place.array)
         facts = adata.uns["tissuary"]
         assert (facts["slide_id"], facts["patient_id"], facts["mpp"]) == (slide_id, slide.patient_id, slide.mpp)
+        assert facts["coordinates"]["bounds_px"].tolist() == [0, 0, slide.width_px, slide.height_px]
+        assert "from the corner of the whole image" in facts["coordinates"]["frame"]
         assert set(adata.obsm) == {"spatial", "X_stain-texture@20x", "X_stain-texture@5x"}
         for key in ("stain-texture@20x", "stain-texture@5x"):
             values = store.features(key, slide_id)

@@ -277,7 +277,7 @@ def test_the_commands(store, dense, tmp_path, monkeypatch, capsys):
         tmp_path / "maps",
     )
     assert code == 0, said.err
-    assert "Z1: 400 grid-112um" in said.out
+    assert "Z1: 400 tiles of grid-112um" in said.out
     names = {path.name for path in (tmp_path / "maps").iterdir() if path.is_file()}
     assert names == {"Z1.h5ad", "Z1.geojson"}
     code, said = called("predict", tmp_path / "run", store.path, "--patches", GRID, "--out", tmp_path / "maps")

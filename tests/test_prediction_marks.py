@@ -123,7 +123,7 @@ def test_a_job_killed_between_anndata_and_pictures_draws_them_later(root, tmp_pa
     predict(root / "two", root / "store", tmp_path, options=replace(ONE, pictures=False))
     (tmp_path / "A1.h5ad").unlink()
 
-    def killed(*words):
+    def killed(*words, **options):
         raise Stopped
 
     with monkeypatch.context() as then:

@@ -64,6 +64,8 @@ def save_head(
     packer = Packer()
     needs = _needs(head, table, headers or {})
     record = _record(head, table, protocol, needs) | {"preprocessing": dict(preprocessing or {})}
+    # By these a slide that is predicted is known as one that trained the head, whatever it is called by then.
+    record["training"]["source_digests"] = _source_digests(headers or {})
     offset = SlideOffset.fit(table, centring=protocol.target_centring)
     state = {"offset": packer.pack(offset, "offset"), "head": packed_head(head, packer, "head")}
     _check_comes_back(head, state, packer, table, needs)
@@ -88,6 +90,11 @@ def _needs(head: Any, table: Table, headers: Mapping[str, Sequence[FeatureHeader
         used = {column.key for column in head.columns(table)}
         roles += [("token", column) for key, column in table.token_columns.items() if key in used]
     return tuple(FeatureNeed.of(column, role, headers.get(column.key, ())) for role, column in roles)
+
+
+def _source_digests(headers: Mapping[str, Sequence[FeatureHeader]]) -> list[str]:
+    """Digest of each training slide's image; none where headers are not given."""
+    return [header.source_digest for header in next(iter(headers.values()), ())]
 
 
 def registered_name(head: Any) -> str:

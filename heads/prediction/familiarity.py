@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -172,6 +173,12 @@ class Familiarity:
         if not len(self.usual):
             return np.full(len(distance), np.nan, dtype=np.float32)
         return (np.searchsorted(self.usual, distance, side="left") / len(self.usual)).astype(np.float32)
+
+    @property
+    def flagged_from(self) -> float:
+        """Distance above which a row is flagged; NaN where nothing is known of usual ones."""
+        place = math.floor(FLAGGED * len(self.usual))
+        return float(self.usual[place]) if len(self.usual) else math.nan
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is kept on disk, beside `words`."""

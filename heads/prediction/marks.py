@@ -14,8 +14,11 @@ from .slide_map import SlideMap
 
 log = logging.getLogger(__name__)
 
-RUN, PREDICTION = "tissuary-run", "tissuary-prediction"
-"""Names of the entries: id of the run, and digest of all that the prediction depends on."""
+RUN, PREDICTION, SHOWN = "tissuary-run", "tissuary-prediction", "tissuary-shown"
+"""Names of the entries: id of the run, digest of all that the prediction depends on, and of how it is shown."""
+
+STYLE = 2
+"""Raised where pictures or GeoJSON of the same prediction change, so that older ones are written anew."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 4096
@@ -24,9 +27,16 @@ MOST_BYTES = 4096
 Mark = dict[str, str]
 
 
-def mark_of(slide: SlideMap) -> Mark:
-    """What is written into all that shows a prediction."""
-    return {RUN: slide.run_id, PREDICTION: hashlib.sha256(slide.identity.encode()).hexdigest()}
+def mark_of(slide: SlideMap, *shown: str) -> Mark:
+    """What is written into all that shows a prediction.
+
+    Parameters
+    ----------
+    shown
+        All that a picture or GeoJSON says beside the prediction itself.
+    """
+    digests = (hashlib.sha256(words.encode()).hexdigest() for words in (slide.identity, json.dumps([STYLE, *shown])))
+    return dict(zip((RUN, PREDICTION, SHOWN), (slide.facts.run["id"], *digests), strict=True))
 
 
 def read_mark(path: Path) -> Mark:
@@ -44,7 +54,7 @@ def read_mark(path: Path) -> Mark:
     except ValueError:
         return {}
     words = words if isinstance(words, dict) else {}
-    return {name: str(words[name]) for name in (RUN, PREDICTION) if name in words}
+    return {name: str(words[name]) for name in (RUN, PREDICTION, SHOWN) if name in words}
 
 
 def remove_shown(folder: Path, slide_id: str) -> None:
@@ -74,7 +84,7 @@ def _of_chunks(content: bytes) -> Mark:
         if kind == b"IDAT":
             break
         name, _, text = content[start + 8 : start + 8 + length].partition(b"\0")
-        if kind == b"tEXt" and name.decode("latin-1") in (RUN, PREDICTION):
+        if kind == b"tEXt" and name.decode("latin-1") in (RUN, PREDICTION, SHOWN):
             found[name.decode("latin-1")] = text.decode("latin-1")
         start += length + 12
     return found

@@ -15,12 +15,13 @@ from ...store.errors import HeadError, StoreError, TissuaryError
 from ...store.lock import slide_lock
 from ...store.store import Store
 from .blocks import BLOCK_ROWS
-from .map_picture import write_familiarity_map, write_gene_map
-from .marks import mark_of, read_mark
-from .qupath import write_qupath
+from .map_picture import check_scale, map_mark, write_familiarity_map, write_gene_map
+from .marks import read_mark
+from .qupath import qupath_frame, qupath_mark, write_qupath
 from .run import Run, load_run
-from .slide_map import SlideMap, read_slide_map
+from .slide_map import SlideMap, read_measured, read_slide_map
 from .slide_prediction import plan_slide, predict_slide
+from .training_overlap import TrainingOverlap
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class PredictOptions:
         "cpu", "cuda" or "auto": of the head and of the search; the head's own, and the CPU, where None.
     pictures, geojson
         Whether these are written beside the AnnData.
+    scale
+        Of maps of slides with counts: "shared", one colour bar for measured and predicted values, or "own".
     """
 
     patches: str | None = None
@@ -59,6 +62,7 @@ class PredictOptions:
     device: str | None = None
     pictures: bool = True
     geojson: bool = True
+    scale: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -69,24 +73,31 @@ class SlideReport:
     ----------
     rows
         Spots or tiles.
+    training_overlap
+        Whether this slide, its image or its patient trained the run: `flagged` and `median_unfamiliar` are then no
+        sign that the map can be trusted.
     flagged
-        Share of them that lie farther from the training rows than 99 in 100 of these from other patients.
+        Share of rows that lie farther from the training rows than 99 in 100 of these from other patients.
     median_unfamiliar
         Median share of training rows that lie nearer.
     kept
         Whether the AnnData was there already.
     files
         That were written.
+    coordinates
+        In which frame the GeoJSON's coordinates are.
     notes
         What differs from training, a sentence each.
     """
 
     slide_id: str
     rows: int
+    training_overlap: TrainingOverlap
     flagged: float
     median_unfamiliar: float
     kept: bool
     files: tuple[str, ...]
+    coordinates: str
     notes: tuple[str, ...]
 
 
@@ -126,6 +137,7 @@ def predict(
         is in the report.
     """
     options, out = options or PredictOptions(), Path(out)
+    check_scale(options.scale)
     opened = store if isinstance(store, Store) else Store(store)
     loaded = run if isinstance(run, Run) else load_run(Path(run), device=options.device)
     genes = _genes(loaded, options.genes)
@@ -187,39 +199,50 @@ def _one(
         device=options.device or "cpu",
         progress=None if progress is None else lambda done, total: progress(slide_id, done, total),
     )
-    slide = read_slide_map(path, genes)
+    slide = read_slide_map(path, genes, facts=plan.facts, identity=plan.identity)
     files = [path] if made else []
-    files += _drawn(slide, out, options=options, anew=made or bool(options.genes))
+    drawn, notes = _drawn(slide, out, store, options=options, anew=made or bool(options.genes))
     return SlideReport(
         slide_id=slide_id,
-        rows=len(slide.center_px),
+        rows=len(slide.distance),
+        training_overlap=plan.facts.overlap,
         flagged=float(slide.flagged.mean()) if len(slide.flagged) else float("nan"),
         median_unfamiliar=float(np.median(slide.unfamiliar)) if len(slide.flagged) else float("nan"),
         kept=not made,
-        files=tuple(map(str, files)),
-        notes=plan.notes,
+        files=tuple(map(str, files + drawn)),
+        coordinates=qupath_frame(plan.facts)[1],
+        notes=(*plan.notes, *notes),
     )
 
 
-def _drawn(slide: SlideMap, out: Path, *, options: PredictOptions, anew: bool) -> list[Path]:
-    """Write pictures and GeoJSON that are not there, show another prediction, or are to be written anew."""
-    if not len(slide.center_px):
-        return []
-    files, mark = [], mark_of(slide)
-    pictures = {out / f"{slide.slide_id}.{_file_word(gene)}.png": gene for gene in slide.values}
-    for path, gene in pictures.items() if options.pictures else ():
-        if anew or read_mark(path) != mark:
-            write_gene_map(path, slide, gene)
-            files.append(path)
-    others = (
-        (options.pictures, out / f"{slide.slide_id}.familiarity.png", write_familiarity_map),
-        (options.geojson, out / f"{slide.slide_id}.geojson", write_qupath),
-    )
-    for wanted, path, write in others:
-        if wanted and (anew or read_mark(path) != mark):
-            write(path, slide)
-            files.append(path)
-    return files
+def _drawn(
+    slide: SlideMap, out: Path, store: Store, *, options: PredictOptions, anew: bool
+) -> tuple[list[Path], list[str]]:
+    """Write pictures and GeoJSON that are not there, show something else, or are to be written anew; and notes."""
+    if not len(slide.distance):
+        return [], []
+    slide_id, files, notes = slide.facts.slide.slide_id, list[Path](), list[str]()
+    mark = map_mark(slide, scale=options.scale)
+    pictures = {out / f"{slide_id}.{_file_word(gene)}.png": gene for gene in slide.values}
+    due = [path for path in pictures if options.pictures and (anew or read_mark(path) != mark)]
+    measured = None
+    if due and slide.facts.has_counts:
+        try:
+            measured = read_measured(store, slide.facts, tuple(slide.values))
+        except TissuaryError as error:  # the prediction stands without
+            notes.append(f"what was measured cannot be shown: {error}")
+    for path in due:
+        write_gene_map(path, slide, pictures[path], measured=measured, scale=options.scale)
+    familiarity, geojson = out / f"{slide_id}.familiarity.png", out / f"{slide_id}.geojson"
+    if options.pictures and (anew or read_mark(familiarity) != mark):
+        write_familiarity_map(familiarity, slide, mark)
+        files.append(familiarity)
+    if options.geojson and (anew or read_mark(geojson) != qupath_mark(slide)):
+        write_qupath(geojson, slide)
+        files.append(geojson)
+        if slide.facts.bounds_px is None:
+            notes.append(f"{geojson.name}: coordinates are {qupath_frame(slide.facts)[1]}")
+    return due + files, notes
 
 
 def _file_word(gene: str) -> str:

@@ -15,12 +15,14 @@ from ...store.arrays import Floats, Pixels
 from ...store.atomic import atomic_path
 from ...store.errors import MissingDependencyError, StoreError
 from ...store.patch_file import Patches
-from ...store.schema import DAMAGE, slide_path
-from ...store.slide_file import SlideRecord, read_thumbnail
+from ...store.schema import DAMAGE, expression_path, slide_path
+from ...store.slide_file import SlideRecord, coordinate_frame, read_thumbnail, scanned_bounds
 from ...store.store import Store
+from ..evaluation.target_rules import get_target_rule
 from .familiarity import FLAGGED, NEAREST
 from .run import Run
 from .shapes import Shape, shape_of
+from .training_overlap import TrainingOverlap, training_overlap
 
 PREDICTION_TYPE, PREDICTION_VERSION = "tissuary-prediction", "1"
 STEP = 4096
@@ -38,8 +40,22 @@ class PredictionFacts:
         Of a spot or tile, for drawing.
     run
         What made it: id, head, mode, protocol, target.
+    unit
+        Of the predicted values, for people.
+    smoothing
+        Of the training targets: "none", or "all" where they are means of 3 x 3 spots.
+    overlap
+        What the slide shares with the slides that trained the run.
     fingerprints
         Of the features, by key.
+    apart
+        What training rows that are compared are apart by; see `Familiarity`.
+    flagged_from
+        Distance above which rows are flagged; NaN where none is.
+    has_counts
+        Whether the store has counts of the slide.
+    bounds_px
+        x, y, width and height of the part of level 0 that the scanner filled; None where it is not known.
     thumbnail
         (h, w, 3), where the store has one.
     """
@@ -50,8 +66,14 @@ class PredictionFacts:
     genes: tuple[str, ...]
     shape: Shape
     run: dict[str, Any]
+    unit: str
+    smoothing: str
+    overlap: TrainingOverlap
     fingerprints: dict[str, str]
     apart: str
+    flagged_from: float
+    has_counts: bool
+    bounds_px: tuple[int, int, int, int] | None
     thumbnail: Pixels | None
 
 
@@ -70,9 +92,10 @@ def prediction_facts(run: Run, store: Store, slide_id: str, *, patches: str, fov
         "protocol": record["protocol"]["name"],
         "target": record["target"]["rule"],
         "slide_offset": run.saved.offset.rule,
-        "training_slides": np.array(record["training"]["slides"], dtype=object),
+        "training_slides": np.array((record.get("training") or {}).get("slides", []), dtype=object),
         "licences": json.dumps(record["licences"], sort_keys=True),
     }
+    smoothing = record["target"].get("smoothing", "none")
     return PredictionFacts(
         slide=slide,
         patch_set=patches,
@@ -80,8 +103,14 @@ def prediction_facts(run: Run, store: Store, slide_id: str, *, patches: str, fov
         genes=run.saved.panel,
         shape=shape_of(patches, place.center_px * slide.mpp, fov_um=fov_um),
         run=words,
+        unit=get_target_rule(words["target"]).unit + (", mean of 3 x 3 spots" if smoothing == "all" else ""),
+        smoothing=smoothing,
+        overlap=training_overlap(record, slide),
         fingerprints=dict(zip(run.familiarity.keys, run.familiarity.fingerprints, strict=True)),
         apart=run.familiarity.apart,
+        flagged_from=run.familiarity.flagged_from,
+        bounds_px=scanned_bounds(slide),
+        has_counts=expression_path(store.path, slide_id).is_file(),
         thumbnail=thumbnail,
     )
 
@@ -165,7 +194,15 @@ def _words(facts: PredictionFacts, identity: dict[str, Any], how: dict[str, Any]
         "side_um": facts.shape.side_um,
         "run": facts.run,
         "fingerprints": facts.fingerprints,
-        "distance": {"nearest": NEAREST, "apart": facts.apart, "flagged_above": FLAGGED},
+        "unit": facts.unit,
+        "coordinates": coordinate_frame(facts.bounds_px),
+        "training_overlap": facts.overlap.entries(),
+        "distance": {
+            "nearest": NEAREST,
+            "apart": facts.apart,
+            "flagged_above": FLAGGED,
+            "flagged_above_distance": facts.flagged_from,
+        },
         "computed": how,
         "identity": json.dumps(identity, sort_keys=True),
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..atomic import atomic_path
 from ..errors import MissingDependencyError
+from ..slide_file import coordinate_frame, scanned_bounds
 from .outgoing import Column, OutgoingSlide, kept
 
 
@@ -65,6 +66,7 @@ def _facts(outgoing: OutgoingSlide, names: dict[str, Column]) -> dict[str, Any]:
         "mpp_source": slide.mpp_source,
         "width": slide.width_px,
         "height": slide.height_px,
+        "coordinates": coordinate_frame(scanned_bounds(slide)),
         "patches": outgoing.patch_set,
         "features": {
             name: {
