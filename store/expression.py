@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ def write_expression(path: Path, expression: Expression, patches: Patches, *, sl
     if len(np.unique(expression.genes)) != len(expression.genes):
         msg = f"slide {slide_id}: gene names repeat; make them unique before storing"
         raise StoreError(msg)
-    observations = pandas.DataFrame(index=pandas.Index(expression.barcode.astype(object), name="barcode"))
+    observations = pandas.DataFrame(index=names_index(expression.barcode, "barcode"))
     if patches.array is not None:
         observations["array_row"], observations["array_col"] = patches.array[:, 0], patches.array[:, 1]
     adata = anndata.AnnData(
         X=csr_matrix(expression.counts, dtype=np.float32),
         obs=observations,
-        var=pandas.DataFrame(index=pandas.Index(expression.genes.astype(object), name="gene")),
+        var=pandas.DataFrame(index=names_index(expression.genes, "gene")),
         obsm={"spatial": np.asarray(patches.center_px, dtype=np.float64)},
         uns={"slide_id": slide_id},
     )
@@ -93,9 +94,8 @@ def read_expression(path: Path) -> Expression:
             (matrix["data"][()], matrix["indices"][()], matrix["indptr"][()]), shape=tuple(matrix.attrs["shape"])
         )
         counts.check_format(full_check=True)  # scipy trusts indices, and would read beyond its arrays
-        genes, barcode = _index(file["var"]), _index(file["obs"])
-        named = file.get("uns/slide_id")
-        slide_id = None if named is None else str(named.asstr()[()])
+        genes, barcode = read_names(file["var"]), read_names(file["obs"])
+        slide_id = read_text(file, "uns/slide_id") if "uns/slide_id" in file else None
     if counts.shape != (len(barcode), len(genes)):
         msg = (
             f"{path}: X has shape {counts.shape} for {len(barcode)} barcodes and {len(genes)} genes; "
@@ -105,5 +105,61 @@ def read_expression(path: Path) -> Expression:
     return Expression(counts, genes, barcode, slide_id)
 
 
-def _index(frame: Any) -> Strings:
-    return np.asarray(frame[frame.attrs["_index"]].asstr()[()], dtype=np.str_)
+def names_index(names: Iterable[str], title: str | None = None) -> Any:
+    """Index of `obs` or `var` that every version of anndata writes as a dataset `string-array`.
+
+    Of an index with a string type, which pandas 3 gives to names by itself, anndata 0.13 makes a group
+    `nullable-string-array`, and readers that go through h5py, ours of before and those of other tools, fail on it.
+    """
+    import pandas
+
+    return pandas.Index([str(name) for name in names], dtype=object, name=title)
+
+
+def read_names(frame: Any) -> Strings:
+    """Names of the rows (n,) of `obs` or `var` in an AnnData file that h5py opened.
+
+    Raises
+    ------
+    DamagedFileError
+        If there is no index, or a name is missing.
+    """
+    index = frame.attrs.get("_index")
+    if index is None or index not in frame:
+        msg = f"{frame.file.filename}: {frame.name} has no index, so its rows have no names: make the file again"
+        raise DamagedFileError(msg)
+    return read_strings(frame[index])
+
+
+def read_strings(item: Any) -> Strings:
+    """Strings (n,) in either form that anndata writes, through h5py alone.
+
+    A dataset `string-array`, or a group `nullable-string-array` of `values` and `mask` (True where one is missing),
+    which anndata 0.13 with pandas 3 writes of its own accord. Source: anndata's on-disk format, fileformat-prose.
+
+    Raises
+    ------
+    DamagedFileError
+        If a string is missing, or it is in neither form.
+    """
+    import h5py
+
+    if isinstance(item, h5py.Dataset):
+        return np.asarray(item.asstr()[()], dtype=np.str_)
+    form = item.attrs.get("encoding-type", "a group of no known kind")
+    if form != "nullable-string-array":
+        msg = f"{item.file.filename}: {item.name} is {form}; wanted string-array or nullable-string-array"
+        raise DamagedFileError(msg)
+    values, missing = item["values"].asstr()[()], item["mask"][()].astype(np.bool_)
+    if values.shape != missing.shape or missing.any():
+        msg = (
+            f"{item.file.filename}: {item.name} lacks {int(missing.sum())} of {len(missing)} names "
+            f"(values {values.shape}, mask {missing.shape}); wanted a name for every row"
+        )
+        raise DamagedFileError(msg)
+    return np.asarray(values, dtype=np.str_)
+
+
+def read_text(group: Any, name: str) -> str:
+    """A single string of an AnnData file that h5py opened, such as an entry of `uns`."""
+    return str(group[name].asstr()[()])

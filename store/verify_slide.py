@@ -13,7 +13,7 @@ from .arrays import Floats
 from .catalog import ENCODINGS, Contents, file_sha256, fill_in, read_contents
 from .catalog_rows import Entry
 from .errors import InvalidNameError, StoreError
-from .expression import Expression
+from .expression import Expression, read_text
 from .feature_file import FeatureFile
 from .naming import FeatureKey, check_name
 from .patch_file import Patches
@@ -96,7 +96,7 @@ def _named_slide(file: Any) -> str:
     if "slide_id" in file.attrs:
         return str(file.attrs["slide_id"])
     try:
-        return str(file["uns/slide_id"].asstr()[()]) if "uns/slide_id" in file else ""
+        return read_text(file, "uns/slide_id") if "uns/slide_id" in file else ""
     except DAMAGE:  # the checksum of the dataset tells
         return ""
 

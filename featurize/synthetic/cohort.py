@@ -13,6 +13,7 @@ import numpy as np
 
 from ...store.arrays import Floats, Ints, Strings
 from ...store.errors import CohortError
+from ...store.expression import names_index
 from .expression import Counts, GeneModel, draw_counts, draw_genes, draw_offset
 from .pyramid import write_pyramid
 from .render import render_section
@@ -204,11 +205,11 @@ def _write_counts(path: Path, counts: Counts, genes: GeneModel, array: Ints, cen
     import pandas
     from scipy.sparse import csr_matrix
 
-    obs = pandas.DataFrame({"array_row": array[:, 0], "array_col": array[:, 1]}, index=_barcodes(array))
+    obs = pandas.DataFrame({"array_row": array[:, 0], "array_col": array[:, 1]}, index=names_index(_barcodes(array)))
     table = anndata.AnnData(
         X=csr_matrix(counts.counts.astype(np.float32)),
         obs=obs,
-        var=pandas.DataFrame(index=genes.genes),
+        var=pandas.DataFrame(index=names_index(genes.genes)),
         obsm={"spatial": np.asarray(center_px, dtype=np.float64)},
     )
     table.write_h5ad(path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...store.arrays import Floats, Pixels
 from ...store.atomic import atomic_path
 from ...store.errors import MissingDependencyError, StoreError
+from ...store.expression import names_index, read_text
 from ...store.patch_file import Patches
 from ...store.schema import DAMAGE, expression_path, slide_path
 from ...store.slide_file import SlideRecord, coordinate_frame, read_thumbnail, scanned_bounds
@@ -166,13 +167,13 @@ def _without_values(
     except ImportError as error:
         msg = 'AnnData is written with anndata: pip install "anndata>=0.12"'
         raise MissingDependencyError(msg) from error
-    rows = pandas.DataFrame(index=pandas.Index(facts.patches.barcode.astype(object), name="barcode"))
+    rows = pandas.DataFrame(index=names_index(facts.patches.barcode, "barcode"))
     if facts.patches.array is not None:
         rows["array_row"], rows["array_col"] = facts.patches.array[:, 0], facts.patches.array[:, 1]
     rows["distance"], rows["unfamiliar"], rows["flagged"] = distance, unfamiliar, unfamiliar > FLAGGED
     return anndata.AnnData(
         obs=rows,
-        var=pandas.DataFrame(index=pandas.Index(np.array(facts.genes, dtype=object), name="gene")),
+        var=pandas.DataFrame(index=names_index(facts.genes, "gene")),
         obsm={"spatial": np.asarray(facts.patches.center_px, dtype=np.float64)},
         uns={"tissuary": words, "spatial": {facts.slide.slide_id: _scanpy(facts)}},
     )
@@ -229,8 +230,8 @@ def read_identity(path: Path) -> dict[str, Any]:
 
     try:
         with h5py.File(path, "r") as file:
-            found = file.get("uns/tissuary/identity")
-            words = {} if found is None else json.loads(found.asstr()[()])
+            place = "uns/tissuary/identity"
+            words = json.loads(read_text(file, place)) if place in file else {}
     except DAMAGE as error:
         msg = f"{path} is there already and cannot be read ({error}): delete it to have it predicted anew"
         raise StoreError(msg) from error

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..atomic import atomic_path
 from ..errors import MissingDependencyError
+from ..expression import names_index
 from ..slide_file import coordinate_frame, scanned_bounds
 from .outgoing import Column, OutgoingSlide, kept
 
@@ -34,15 +35,15 @@ def to_anndata(outgoing: OutgoingSlide) -> Any:
         msg = 'AnnData is written with anndata: pip install "anndata>=0.12"'
         raise MissingDependencyError(msg) from error
     patches, counts = outgoing.patches, outgoing.counts
-    rows = pandas.DataFrame(index=pandas.Index(patches.barcode.astype(object), name="barcode"))
+    rows = pandas.DataFrame(index=names_index(patches.barcode, "barcode"))
     if patches.array is not None:
         rows["array_row"], rows["array_col"] = patches.array[:, 0], patches.array[:, 1]
-    genes = np.array([], dtype=object) if counts is None else counts.genes.astype(object)
+    genes = [] if counts is None else counts.genes.tolist()
     names = _column_names(outgoing.columns)
     return anndata.AnnData(
         X=None if counts is None else counts.counts,
         obs=rows,
-        var=pandas.DataFrame(index=pandas.Index(genes, name="gene", dtype=object)),
+        var=pandas.DataFrame(index=names_index(genes, "gene")),
         obsm={
             "spatial": np.asarray(patches.center_px, dtype=np.float64),
             **{name: np.asarray(column.features) for name, column in names.items()},

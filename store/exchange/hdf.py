@@ -148,7 +148,14 @@ def checked_vectors(values: Any, what: str, *, tokens: bool = False) -> Floats:
 
 
 def names_of(file: Any, name: str) -> Strings:
-    """Return strings `name` (n,) from (n,) or (n, 1), of fixed or variable length."""
+    """Return strings `name` (n,) from (n,) or (n, 1), of fixed or variable length, or a `nullable-string-array`."""
+    import h5py
+
+    if file.get(name, getclass=True, getlink=True) is h5py.HardLink and isinstance(file[name], h5py.Group):
+        if values_of(file, f"{name}/mask").any():
+            msg = f"{file.filename}: {name!r} lacks some of its names; wanted one for every row"
+            raise StoreError(msg)
+        name = f"{name}/values"  # anndata 0.13 writes strings so
     values = values_of(file, name).reshape(-1)
     return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=np.str_)
 
