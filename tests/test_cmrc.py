@@ -12,11 +12,11 @@ from tissuary.heads.cmrc_networks import FixedCMRC, PublishedCMRC, Sizes, Terms
 from tissuary.heads.engine.batch import Batch
 from tissuary.heads.engine.module import Shape
 from tissuary.heads.engine.rows import RowData
-from tissuary.heads.engine.stacked import train_all
 from tissuary.heads.engine.training import Run
 from tissuary.heads.inner import mean_within_slide
 from tissuary.store.errors import HeadError
 from tissuary.store.feature_column import FeatureColumn
+from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
 SMALL = {"width": 16, "dim": 8, "rank": 4, "rows": 8}
@@ -295,13 +295,7 @@ def test_stacked_training_is_training_one_by_one(mode):
             out.append(Run(head.build(shape), data, rows, options, seed))
         return out
 
-    alone, together = runs(), runs()
-    losses = train_all(alone, together=False), train_all(together, together=True)
-    for one, other in zip(*losses, strict=True):
-        assert np.allclose(one, other, rtol=1e-4)
-    for a, b in zip(alone, together, strict=True):
-        for p, q in zip(a.module.parameters(), b.module.parameters(), strict=True):
-            assert torch.allclose(p, q, atol=1e-4)
+    assert_stacked_is_one_by_one(runs)
 
 
 def test_levels_of_slides_are_taken_off_and_their_mean_comes_back():

@@ -12,11 +12,11 @@ from tissuary.heads.engine.module import Shape
 from tissuary.heads.engine.rows import RowData
 from tissuary.heads.engine.saved_head import load_head
 from tissuary.heads.engine.saving import save_head
-from tissuary.heads.engine.stacked import train_all
 from tissuary.heads.engine.training import Run, TrainingOptions, loss_of
 from tissuary.heads.evaluation.protocols import get_protocol
 from tissuary.heads.m2ort_layers import LevelAttention, MixerSize, SliceAttention
 from tissuary.store.errors import HeadError
+from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up
 from tissuary.tests.token_tables import GRIDS, TILES, shape_of, slide_scores, unseen_tokens, with_tokens
 
@@ -133,12 +133,7 @@ def test_stacked_training_equals_one_by_one():
             torch.manual_seed(seed)
             yield Run(head.build(head.shape_), data, rows, TrainingOptions(epochs=2, batch=32), seed)
 
-    alone, together = list(runs()), list(runs())
-    curves = train_all(alone, together=False), train_all(together, together=True)
-    assert np.allclose(*curves, rtol=1e-4)
-    for a, b in zip(alone, together, strict=True):
-        for p, q in zip(a.module.parameters(), b.module.parameters(), strict=True):
-            assert torch.allclose(p, q, atol=1e-4)
+    assert_stacked_is_one_by_one(runs)
 
 
 def test_it_learns_64_spots_by_heart():

@@ -11,14 +11,13 @@ from tissuary.heads.engine.batch import Around
 from tissuary.heads.engine.batches import make_batch
 from tissuary.heads.engine.module import Shape
 from tissuary.heads.engine.neighbourhoods import NeighbourRule, in_tissue, look_alikes
-from tissuary.heads.engine.stacked import train_all
 from tissuary.heads.engine.training import Run, TrainingOptions
 from tissuary.heads.evaluation.targets import centre_by_slide
 from tissuary.heads.inner import within_slide_pearson
 from tissuary.heads.mmap_network import MultiViewPrototypes, NeighbourAttention, Widths, finest_view
 from tissuary.heads.prototypes import cohort_prototypes
 from tissuary.store.feature_column import FeatureColumn
-from tissuary.tests.engine_rows import every, row_data, shape_of
+from tissuary.tests.engine_rows import assert_stacked_is_one_by_one, every, row_data, shape_of
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
 SMALL = Widths(dim=16, rank=4, prototypes=5)
@@ -122,11 +121,7 @@ def test_stacked_training_is_one_by_one():
         options = TrainingOptions(epochs=4, batch=20)
         return [Run(module, data, np.arange(60 + 8 * i), options, i) for i, module in enumerate(modules)]
 
-    alone, together = runs(), runs()
-    np.testing.assert_allclose(train_all(together, together=True), train_all(alone, together=False), rtol=1e-4)
-    for one, other in zip(alone, together, strict=True):
-        for p, q in zip(one.module.parameters(), other.module.parameters(), strict=True):
-            torch.testing.assert_close(p, q, atol=1e-3, rtol=1e-3)
+    assert_stacked_is_one_by_one(runs)
 
 
 def test_prototypes_start_at_slide_centred_centres_and_know_no_slide():

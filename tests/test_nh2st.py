@@ -12,14 +12,13 @@ from tissuary.heads.engine.learner import as_unseen
 from tissuary.heads.engine.module import Shape
 from tissuary.heads.engine.neighbourhoods import in_tissue, look_alikes
 from tissuary.heads.engine.predicting import predict_rows
-from tissuary.heads.engine.stacked import train_all
 from tissuary.heads.engine.training import Run
 from tissuary.heads.inner import mean_within_slide
 from tissuary.heads.nh2st import NH2ST
 from tissuary.heads.nh2st_contrast import far_apart, symmetric_contrast
 from tissuary.store.errors import HeadError
 from tissuary.store.feature_column import FeatureColumn
-from tissuary.tests.engine_rows import row_data, shape_of
+from tissuary.tests.engine_rows import assert_stacked_is_one_by_one, row_data, shape_of
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
 
@@ -223,12 +222,7 @@ def test_stacked_training_is_one_by_one():
             out.append(Run(head.build(shape_of(table)), data, rows, replace(head.training, epochs=2 + seed), seed))
         return out
 
-    apart, joined = runs(), runs()
-    for one, other in zip(train_all(apart, together=False), train_all(joined, together=True), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4)
-    for one, other in zip(apart, joined, strict=True):
-        for p, q in zip(one.module.parameters(), other.module.parameters(), strict=True):
-            torch.testing.assert_close(p, q, atol=1e-3, rtol=1e-3)
+    assert_stacked_is_one_by_one(runs)
 
 
 def test_a_seed_repeats_and_the_record_tells():

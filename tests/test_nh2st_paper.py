@@ -10,13 +10,13 @@ from tissuary.heads.engine.batches import make_batch
 from tissuary.heads.engine.module import Shape
 from tissuary.heads.engine.neighbourhoods import in_tissue
 from tissuary.heads.engine.rows import RowData
-from tissuary.heads.engine.stacked import train_all
 from tissuary.heads.engine.training import Run
 from tissuary.heads.nh2st import NH2ST
 from tissuary.heads.nh2st_contrast import published_contrast
 from tissuary.heads.nh2st_hypergraph import propagation, propagation_column
 from tissuary.heads.nh2st_paper import PUBLISHED, HypergraphConvolution, PublishedNetwork, StepwiseTraining
 from tissuary.store.feature_column import FeatureColumn
+from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
 GENES = 250
@@ -207,8 +207,7 @@ def test_stacked_training_is_one_by_one():
             out.append(Run(head.build(shape), data, rows, replace(head.training, epochs=1), seed))
         return out
 
-    for one, other in zip(train_all(runs(), together=False), train_all(runs(), together=True), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4)
+    assert_stacked_is_one_by_one(runs)
 
 
 def test_the_published_mode_learns_from_every_spot_alike():

@@ -1,10 +1,12 @@
 """What prediction writes: blocks and rims, the distance to training data, AnnData, pictures, GeoJSON for QuPath."""
 
 import json
+import shutil
 import uuid
 from dataclasses import replace
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,12 @@ from tissuary.heads.prediction.shapes import Shape, shape_of
 from tissuary.heads.prediction.slide_map import read_slide_map
 from tissuary.heads.prediction.slide_prediction import plan_slide
 from tissuary.store import Store, feature_column
-from tissuary.store.errors import FingerprintError, HeadError, StoreError
+from tissuary.store.checksums import seal_datasets
+from tissuary.store.errors import DamagedFileError, FingerprintError, HeadError, StoreError
+from tissuary.store.exchange.exporting import export_store
+from tissuary.store.exchange.registry import EXPORTERS
+from tissuary.store.expression import read_expression
+from tissuary.store.verify import verify_store
 from tissuary.tests.head_tables import made_up
 from tissuary.tests.prediction_stores import GRID, KEY, MPP, add_slide, measured
 
@@ -226,6 +233,74 @@ def test_shapes_follow_the_patch_set():
     assert shape_of("spots", square, fov_um=112.0) == Shape("circle", 40.0)
     assert shape_of("spots", square[:1], fov_um=112.0) == Shape("circle", 56.0)
     assert shape_of("tiles of others", square, fov_um=112.0) == Shape("square", 80.0)
+
+
+def names_as_groups(path, missing=()):
+    """Rewrite names of rows and columns as anndata 0.13 with pandas 3 does, by h5py alone."""
+    with h5py.File(path, "r+") as file:
+        for frame in (file["obs"], file["var"]):
+            name = frame.attrs["_index"]
+            names, said = frame[name][()], {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"}
+            del frame[name]
+            group = frame.create_group(name)
+            group.attrs.update(said | {"na-value": "NaN"})
+            group["values"], group["mask"] = names, np.isin(np.arange(len(names)), missing)
+            group["values"].attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+            group["mask"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        if "tissuary" not in file["uns"]:  # counts, of which every dataset has its checksum
+            seal_datasets(file)
+    return path
+
+
+def test_names_are_read_in_both_forms_that_anndata_writes(folder, tmp_path):
+    """Counts and predictions whose names are a group serve every verb as those whose names are a dataset."""
+    store = Store(shutil.copytree(folder / "store", tmp_path / "store"))
+    for catalog in store.path.glob("catalog.*"):
+        catalog.unlink()
+    counts = sorted((store.path / "expression").iterdir())
+    before = [read_expression(path) for path in counts]
+    for path, old in zip(counts, before, strict=True):
+        new = read_expression(names_as_groups(path))
+        assert (new.genes.tolist(), new.barcode.tolist()) == (old.genes.tolist(), old.barcode.tolist())
+        assert anndata.read_h5ad(path).obs_names.tolist() == old.barcode.tolist()
+    assert verify_store(store.path) == ()
+    export_store(store, tmp_path / "out", EXPORTERS["h5ad"])
+    assert anndata.read_h5ad(tmp_path / "out" / "A1.h5ad").var_names.tolist() == before[0].genes.tolist()
+    train(store, tmp_path / "run", options=TrainOptions(panel_size=6))
+    predict(tmp_path / "run", store, tmp_path / "maps", options=PredictOptions(slides=("A1",), pictures=False))
+    written = tmp_path / "maps" / "A1.h5ad"
+    plain = read_slide_map(written, ["gene11"])
+    grouped = read_slide_map(names_as_groups(written), ["gene11"])
+    assert grouped.barcode.tolist() == plain.barcode.tolist() == before[0].barcode.tolist()
+    np.testing.assert_array_equal(grouped.values["gene11"], plain.values["gene11"])
+    with pytest.raises(HeadError, match="has no genes actin; it has 6, such as"):
+        read_slide_map(written, ["actin"])
+
+
+def test_names_are_written_as_datasets_that_every_anndata_reads(folder, tmp_path):
+    export_store(Store(folder / "store"), tmp_path, EXPORTERS["h5ad"])
+    for path in (folder / "store/expression/A1.h5ad", folder / "out/A1.h5ad", tmp_path / "A1.h5ad"):
+        with h5py.File(path) as file:
+            for frame in (file["obs"], file["var"]):
+                names = frame[frame.attrs["_index"]]
+                assert isinstance(names, h5py.Dataset), path
+                assert (names.attrs["encoding-type"], len(names)) == ("string-array", len(names.asstr()[()]))
+
+
+def test_a_name_that_is_missing_is_refused(folder, tmp_path):
+    path = tmp_path / "A1.h5ad"
+    shutil.copy(folder / "store/expression/A1.h5ad", path)
+    names_as_groups(path, missing=[3])
+    with pytest.raises(DamagedFileError, match=r"A1.h5ad: /var/gene lacks 1 of 12 names .* a name for every row"):
+        read_expression(path)
+    with h5py.File(path, "r+") as file:
+        file["var/gene"].attrs["encoding-type"] = "categorical"
+    with pytest.raises(DamagedFileError, match="/var/gene is categorical; wanted string-array or nullable-string-arr"):
+        read_expression(path)
+    with h5py.File(path, "r+") as file:
+        del file["var"].attrs["_index"]
+    with pytest.raises(DamagedFileError, match="/var has no index, so its rows have no names"):
+        read_expression(path)
 
 
 def test_a_damaged_or_foreign_prediction_is_named(folder, tmp_path):

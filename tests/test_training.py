@@ -17,7 +17,7 @@ from tissuary.heads.engine.loss import regression_loss, slide_weights, weighted_
 from tissuary.heads.engine.module import HeadModule
 from tissuary.heads.engine.stacked import train_all
 from tissuary.heads.engine.training import Run, TrainingOptions, train
-from tissuary.tests.engine_rows import Linear, every, row_data
+from tissuary.tests.engine_rows import Linear, assert_stacked_is_one_by_one, every, row_data
 from tissuary.tests.head_tables import made_up
 
 
@@ -169,14 +169,7 @@ def test_stacked_training_equals_one_by_one_with_other_rows_targets_seeds_and_ep
         plan = [(data, every(data), 3, 0), (data, half, 5, 1), (other, half[::2], 2, 2)]
         return [Run(WithDropout(12, 6, seed), d, r, replace(options, epochs=e), seed) for d, r, e, seed in plan]
 
-    alone, together = runs(), runs()
-    curves = train_all(alone, together=False), train_all(together, together=True)
-    for one, two in zip(*curves, strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
-    for one, two in zip(alone, together, strict=True):
-        assert not two.module.training
-        for name, p in one.module.named_parameters():
-            torch.testing.assert_close(p, dict(two.module.named_parameters())[name], rtol=1e-4, atol=1e-5)
+    assert_stacked_is_one_by_one(runs)
 
 
 def test_what_is_frozen_stays_when_networks_are_stacked():

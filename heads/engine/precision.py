@@ -1,4 +1,4 @@
-"""Losses in float32 whatever precision the network runs in: sums over many rows lose too much in bfloat16."""
+"""Losses in float32 at least, whatever the network runs in: sums over many rows lose too much in bfloat16."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Have a loss computed outside autocast, halves among its arguments widened to float32."""
 
     @wraps(loss)
-    def widened(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        given, named = tree_map(_wide, (args, kwargs))
+    def outside(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        given, named = tree_map(widened, (args, kwargs))
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             return loss(*given, **named)
 
-    return widened
+    return outside
 
 
-def _wide(value: Any) -> Any:
+def widened(value: Any) -> Any:
+    """Halves as float32, and all else as it is."""
     return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value

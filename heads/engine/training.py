@@ -16,7 +16,7 @@ from .batches import epoch_of, make_batch, steps_in_epoch
 from .dropout import dropout_keys, key_at
 from .loss import regression_loss
 from .module import HeadModule
-from .precision import half_precision
+from .precision import half_precision, widened
 from .rows import RowData
 
 
@@ -147,8 +147,8 @@ def loss_of(module: HeadModule, batch: Batch, *, pearson_weight: float) -> Tenso
     prediction, extra = module.step(batch)
     loss = batch.weight.new_zeros(())
     if prediction is not None:
-        loss = regression_loss(prediction.float(), batch, pearson_weight=pearson_weight)
-    return loss if extra is None else loss + extra.float()
+        loss = regression_loss(widened(prediction), batch, pearson_weight=pearson_weight)
+    return loss if extra is None else loss + widened(extra)
 
 
 def follow(average: nn.Module, module: nn.Module, *, decay: float) -> None:

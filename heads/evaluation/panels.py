@@ -8,7 +8,7 @@ import numpy as np
 
 from ...store.arrays import Floats, Ints, Strings
 from ...store.errors import ProtocolError
-from .variable_genes import slides_that_vary, top_dispersion
+from .variable_genes import TIE_DECIMALS, slides_that_vary, top_dispersion
 
 HEG_REPORTED = 50
 HVG_REPORTED = 50
@@ -33,6 +33,8 @@ class Panel:
 def heg_ranking(slide_means: Floats, genes: Strings) -> Ints:
     """Return gene positions from the highest to the lowest mean over slides, ties by gene name.
 
+    Means that agree to nine decimals are equal: the order in which a processor adds would decide beyond.
+
     Parameters
     ----------
     slide_means
@@ -56,7 +58,7 @@ def heg_ranking(slide_means: Floats, genes: Strings) -> Ints:
     if not np.isfinite(mean).all():
         msg = f"{int((~np.isfinite(mean)).sum())} genes have no finite mean; leave slides without spots out."
         raise ProtocolError(msg)
-    return np.lexsort((np.asarray(genes, dtype=str), -mean))
+    return np.lexsort((np.asarray(genes, dtype=str), -mean.round(TIE_DECIMALS)))
 
 
 def heg_within(slide_means: Floats, genes: Strings, *, size: int = HEG_REPORTED) -> Ints:
@@ -83,7 +85,8 @@ def hvg_within(expression: Floats, slide: Ints, *, size: int = HVG_REPORTED) -> 
     """Return the panel's most variable genes by scanpy's dispersion rule, slides as batches.
 
     This is ``scanpy.pp.highly_variable_genes(flavor="seurat", batch_key=slide)`` on the panel alone: a gene ranks by
-    the number of slides on which it is among the `size` most dispersed, then by its mean normalised dispersion.
+    the number of slides on which it is among the `size` most dispersed, then by its mean normalised dispersion. Ties,
+    which scanpy leaves to rounding, go by rank in the panel: see `variable_genes.top_dispersion`.
 
     Parameters
     ----------
@@ -103,6 +106,6 @@ def hvg_within(expression: Floats, slide: Ints, *, size: int = HVG_REPORTED) -> 
     if n_genes <= size:
         return np.arange(n_genes)
     usable = slides_that_vary(expression, slide)
-    # Names that sort as the panel does: scanpy breaks ties by name.
+    # Names that sort as the panel does, for ties go by name.
     names = np.array([f"{position:06d}" for position in range(n_genes)])
     return np.sort(top_dispersion(expression[usable], names, slide[usable], size=size))

@@ -1,4 +1,4 @@
-"""Highly variable genes: scanpy's own verdict, most variable first, ties by name."""
+"""Highly variable genes by scanpy's dispersions, most variable first, ties by name on every processor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas
 
 TIE_DECIMALS = 9
+"""Scores of genes that agree to so many decimals are equal: what differs beyond is rounding, and so the processor's."""
+
 MIN_LOESS_GENES = 20
 """Below, scikit-misc's loess fails, and with three genes it ends the process."""
 
@@ -33,9 +35,8 @@ def slides_that_vary(expression: Floats | sparse.csr_matrix, slide: Ints) -> Boo
     usable = np.zeros(len(slide), dtype=bool)
     for one in np.unique(slide):
         rows = np.flatnonzero(slide == one)
-        part = expression[rows]
-        low, high = part.min(axis=0), part.max(axis=0)  # (n_genes,), or sparse (1, n_genes)
-        usable[rows] = (high != low).nnz > 0 if sparse.issparse(part) else bool((high > low).any())
+        low, high = _extremes(expression[rows])
+        usable[rows] = bool((high > low).any())
     if not usable.any():
         msg = "No slide has two spots that differ, so no gene is variable; choose genes on slides with more spots."
         raise ProtocolError(msg)
@@ -45,8 +46,9 @@ def slides_that_vary(expression: Floats | sparse.csr_matrix, slide: Ints) -> Boo
 def top_dispersion(expression: Floats | sparse.csr_matrix, names: Strings, slide: Ints, *, size: int) -> Ints:
     """Return the genes of highest normalised dispersion, most variable first, ties by name.
 
-    This is ``scanpy.pp.highly_variable_genes(flavor="seurat", batch_key=slide)``: variance over mean of the counts,
-    standardised within twenty bins of the mean (Satija et al. 2015, Nat Biotechnol 33:495).
+    These are scanpy's normalised dispersions, slide by slide (``highly_variable_genes(flavor="seurat")``): variance
+    over mean of the counts, standardised within twenty bins of the mean (Satija et al. 2015, Nat Biotechnol 33:495).
+    They are joined as scanpy joins batches, with one rule of our own for ties.
 
     Parameters
     ----------
@@ -62,19 +64,56 @@ def top_dispersion(expression: Floats | sparse.csr_matrix, names: Strings, slide
 
     Notes
     -----
-    Two genes alone in a bin are both 0.7071 from its mean, but for rounding. Such ties go by name here, and by the
-    last digit in scanpy, where the order of spots and slides can turn them.
+    Two genes alone in a bin are 0.7071 from its mean, both of them, but for rounding, so that the last digit decides
+    in scanpy: which of them is among a slide's first, and which comes first in the end, differs between processors.
+    Here dispersions that agree to nine decimals are equal. All that equal a slide's last place are among its first,
+    and genes that are equal in the end go by name.
     """
-    table = _verdict(expression, names, slide, flavor="seurat", n_top_genes=size)
-    dispersion = np.nan_to_num(table["dispersions_norm"].to_numpy(dtype=np.float64), nan=-np.inf).round(TIE_DECIMALS)
-    order: Ints = np.lexsort((names, -dispersion, -table["highly_variable_nbatches"].to_numpy()))
+    slides = [_dispersions(expression[np.flatnonzero(slide == one)], names) for one in np.unique(slide)]
+    nominated = np.sum([_first(found, size) for found, _ in slides], axis=0)
+    total = np.sum([np.nan_to_num(found) for found, _ in slides], axis=0)
+    slides_counted = np.sum([counted for _, counted in slides], axis=0)
+    mean = np.divide(total, slides_counted, out=np.full(len(names), -np.inf), where=slides_counted > 0)
+    order: Ints = np.lexsort((names, -mean.round(TIE_DECIMALS), -nominated))
     return order[:size]
 
 
+def _dispersions(expression: Floats | sparse.csr_matrix, names: Strings) -> tuple[Floats, Bools]:
+    """Normalised dispersions of one slide, (n_genes,), and which slides count in a gene's mean.
+
+    NaN for genes that do not vary, whose variance is rounding alone. As scanpy has it, those that are not expressed
+    count as 0 in the mean over slides, and constant ones are passed over.
+    """
+    low, high = _extremes(expression)
+    varying = np.flatnonzero(high > low)
+    found = np.full(len(names), np.nan)
+    table = _verdict(expression[:, varying], names[varying], None, flavor="seurat", n_top_genes=len(varying))
+    found[varying] = table["dispersions_norm"].to_numpy(dtype=np.float64)
+    return found, ~np.isnan(found) | (high == 0)
+
+
+def _extremes(expression: Floats | sparse.csr_matrix) -> tuple[Floats, Floats]:
+    """Smallest and largest value of each gene, (n_genes,) each."""
+    ends = expression.min(axis=0), expression.max(axis=0)
+    low, high = (end.toarray().ravel() if sparse.issparse(end) else end for end in ends)
+    return low, high
+
+
+def _first(dispersion: Floats, size: int) -> Bools:
+    """Mask of the `size` highest, and of all that equal the last of them to nine decimals, (n_genes,)."""
+    rounded = dispersion.round(TIE_DECIMALS)
+    known = np.sort(rounded[~np.isnan(rounded)])
+    last = known[-min(size, len(known))] if len(known) else np.inf
+    return np.asarray(np.nan_to_num(rounded, nan=-np.inf) >= last)
+
+
 def flagged(expression: sparse.csr_matrix, names: Strings, *, size: int) -> Bools:
-    """Mask of the genes that scanpy's default call flags, (n_genes,): more than `size` where several tie at the cut."""
+    """Mask of the genes that scanpy's default call flags, (n_genes,): more than `size` where several tie at the cut.
+
+    Dispersions that agree to nine decimals tie, see `top_dispersion`; in scanpy the last digit decides.
+    """
     table = _verdict(expression, names, None, flavor="seurat", n_top_genes=size)
-    return np.asarray(table["highly_variable"], dtype=bool)
+    return _first(table["dispersions_norm"].to_numpy(dtype=np.float64), size)
 
 
 def top_loess(counts: sparse.csr_matrix, names: Strings, slide: Ints, *, size: int) -> Ints:
