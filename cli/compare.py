@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,25 +50,26 @@ def compare(
 
     What is trained is kept in OUT/cells, so that a comparison that was stopped, or gets more heads, goes on.
     """
-    from ..heads.evaluation.compare import CompareOptions
+    with progress_bar("compare") as progress:  # importing torch takes seconds
+        from ..heads.evaluation.compare import CompareOptions
 
-    changes = shared.protocol_changes(
-        standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
-    )
-    options = CompareOptions(
-        heads=tuple(heads or ("all",)),
-        protocols=tuple(protocol or ("strict",)),
-        backbones=tuple(backbone or ()),
-        view_sets=_view_sets(views or (), view_sets or ()),
-        seed=seed,
-        genes=tuple(genes or ()),
-        cells=None if fresh else (out / "cells").absolute(),
-        jobs=jobs,
-        engine=engine,
-        address=address,
-        **vars(changes),
-    )
-    comparison = run(store, options, out=out)
+        changes = shared.protocol_changes(
+            standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
+        )
+        options = CompareOptions(
+            heads=tuple(heads or ("all",)),
+            protocols=tuple(protocol or ("strict",)),
+            backbones=tuple(backbone or ()),
+            view_sets=_view_sets(views or (), view_sets or ()),
+            seed=seed,
+            genes=tuple(genes or ()),
+            cells=None if fresh else (out / "cells").absolute(),
+            jobs=jobs,
+            engine=engine,
+            address=address,
+            **vars(changes),
+        )
+        comparison = run(store, options, out=out, progress=progress)
     if json:
         print_json(list(comparison.records))
     else:
@@ -86,8 +87,8 @@ def _view_sets(views: Sequence[str], sets: Sequence[str]) -> tuple[tuple[str, ..
     return tuple(tuple(one.split("+")) for one in sets) or ((tuple(views),) if views else ())
 
 
-def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
-    """Compare under a progress bar and write the results."""
+def run(store: Path, options: CompareOptions, *, out: Path, progress: Callable[[str, int, int], None]) -> Comparison:
+    """Compare and write the results."""
     from ..heads.evaluation.compare import compare as run_compare
     from ..heads.evaluation.report import write_report
     from ..heads.evaluation.results_file import write_provenance, write_results
@@ -95,8 +96,7 @@ def run(store: Path, options: CompareOptions, *, out: Path) -> Comparison:
 
     opened = Store(store)
     shared.settle_process(opened)
-    with progress_bar("compare") as progress:
-        comparison = run_compare(opened, options=options, progress=progress)
+    comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     write_results(comparison.records, out)
     write_provenance(comparison, out)

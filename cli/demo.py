@@ -11,7 +11,7 @@ from .compare import run as run_compare
 from .compare import show
 from .featurize import run as run_featurize
 from .featurize_options import Format, Json, takes_featurize_options
-from .output import OK, SOME_FAILED, print_json, result, say
+from .output import OK, SOME_FAILED, print_json, progress_bar, result, say
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -44,13 +44,11 @@ def demo(
     if not any(entry.kind == "expression" for entry in store.entries):
         say(f"no slide of {source} has counts, so there are no heads to compare; the features are in {store.path}")
         raise typer.Exit(SOME_FAILED if report.failed else OK)
-    comparison = run_compare(
-        out / "store",
-        CompareOptions(
-            heads=DEMO_HEADS, protocols=_protocols(store), backbones=(first,), view_sets=(options.view_names,)
-        ),
-        out=out,
+    compared = CompareOptions(
+        heads=DEMO_HEADS, protocols=_protocols(store), backbones=(first,), view_sets=(options.view_names,)
     )
+    with progress_bar("compare") as progress:
+        comparison = run_compare(out / "store", compared, out=out, progress=progress)
     if json:
         print_json(list(comparison.records))
     else:
@@ -64,8 +62,9 @@ def _refuse_strangers(source: Path, out: Path, *, format: str) -> None:
     from ..featurize.cohort import load_cohort
     from ..store import Store
     from ..store.errors import CohortError
+    from ..store.store_folder import is_store
 
-    if not (out / "store").is_dir():
+    if not is_store(out / "store"):
         return
     cohort = load_cohort(source, format=format)
     own = {sample.slide_id for sample in cohort.samples} | {slide_id for slide_id, _ in cohort.refused}

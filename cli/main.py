@@ -10,58 +10,27 @@ from typing import Annotated
 import typer
 
 from ..store.errors import TissuaryError
-from .backbones import backbones
-from .compare import compare
-from .demo import demo
-from .doctor import doctor
-from .export import export
-from .featurize import featurize
-from .import_ import import_
-from .index import index
 from .lists import expand_lists
 from .output import fail, result
-from .predict import predict
-from .protocols import protocols
-from .search import search
-from .status import status
-from .train import train
-from .verify import verify
+from .verbs import VerbGroup, add_verbs
 
 # Rich markup in the help text would cost 0.25 s of every start.
 app = typer.Typer(
+    cls=VerbGroup,
     rich_markup_mode=None,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Feature store for histology: embed every patch once, search, and train expression heads in seconds.",
 )
 
-VERBS = (
-    demo,
-    featurize,
-    status,
-    verify,
-    index,
-    search,
-    compare,
-    train,
-    predict,
-    protocols,
-    import_,
-    export,
-    backbones,
-    doctor,
-)
-
-for verb in VERBS:
-    app.command(verb.__name__.rstrip("_"))(verb)  # `import` is a word of Python's own
+add_verbs(app)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from .. import __version__
 
-        result(f"tissuary {version('tissuary')}")
+        result(f"tissuary {__version__}")
         raise typer.Exit
 
 

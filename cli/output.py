@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
+
+STOPPED = 130
+"""By Ctrl-C, as shells count it."""
+
+FIRST_LINE_S, LINE_S = 1.0, 30.0
+"""When a log gets its first line of progress, and the others after it."""
+
+BARS = 8
+"""Finished bars that stay on the screen."""
 
 
 def console() -> Console:
@@ -59,7 +70,47 @@ def fail(error: Exception) -> NoReturn:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr with rate and time left, as a function of (label, done, total)."""
+    """Progress on stderr from the first second, as a function of (label, done, total).
+
+    In a terminal it is a bar with rate and time left; in a log a line after a second, and then one every half minute.
+    """
+    with (_bars if sys.stderr.isatty() else _lines)(what) as update:
+        yield update
+
+
+@contextmanager
+def _lines(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress for a log. The lines come from a thread of their own, since one step may take minutes."""
+    started, over = time.monotonic(), threading.Event()
+    latest = ["starting"]
+
+    def update(label: str, done: int, total: int) -> None:
+        latest[0] = f"{label}, {done} of {total}"
+
+    def speak() -> None:
+        wait = FIRST_LINE_S
+        while not over.wait(wait):
+            say(f"{what}: {latest[0]} ({_duration(time.monotonic() - started)})")
+            wait = LINE_S
+
+    speaker = threading.Thread(target=speak, name="progress", daemon=True)
+    speaker.start()
+    try:
+        yield update
+    finally:
+        over.set()
+        speaker.join()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@contextmanager
+def _bars(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars for a terminal, with rate, time gone and time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -68,25 +119,35 @@ def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
         ProgressColumn,
         Task,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Items a second."""
+        """Items a second, or a minute."""
 
         def render(self, task: Task) -> Text:
             """Format the speed of one task."""
-            return Text(f"{task.speed:.0f}/s" if task.speed else "")
+            speed = task.speed or 0.0
+            return Text(f"{speed:.0f}/s" if speed >= 1 else f"{60 * speed:.0f}/min" if speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        first = bar.add_task(f"{what} starting", total=None)  # moves until there is something to count
         tasks: dict[str, Any] = {}
 
         def update(label: str, done: int, total: int) -> None:
             # A bar per slide while featurizing, one bar with a changing label while comparing.
             name = label if what == "featurize" else what
             if name not in tasks:
+                bar.update(first, visible=False)
+                finished = {task.id for task in bar.tasks if task.finished}
+                for over in [one for one, task in tasks.items() if task in finished][:-BARS]:
+                    bar.remove_task(tasks.pop(over))  # or the bar of the slide in work would fall below the screen
                 tasks[name] = bar.add_task(f"{what} {label}", total=total)
             bar.update(tasks[name], completed=done, total=total, description=f"{what} {label}")
 

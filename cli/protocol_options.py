@@ -57,14 +57,14 @@ def protocol_changes(
 def settle_process(store: Store) -> None:
     """Make this process one that trains: freed memory stays with it, and where features are few it has one thread.
 
-    There, threads cost more than they give. A store that is missing is told later, after words that do not exist.
+    There, threads cost more than they give.
     """
     import torch
 
     from ..heads.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
-    if store.path.is_dir() and sum(entry.size for entry in store.entries if entry.kind == "features") < SMALL_BYTES:
+    if sum(entry.size for entry in store.entries if entry.kind == "features") < SMALL_BYTES:
         torch.set_num_threads(1)
 
 

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from . import protocol_options as shared
-from .output import print_json, result, say
+from .output import print_json, progress_bar, result, say
 
 
 def train(
     store: Annotated[Path, typer.Argument(help="Folder of the store.")],
-    head: Annotated[str, typer.Option("--head", help="A head, head:mode, or head:option=value,...")],
+    head: Annotated[str, typer.Option("--head", help="A head, head:mode, or head:option=value")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; a run in it is replaced.")],
     protocol: Annotated[
         str, typer.Option("--protocol", help="Whose genes, target and preprocessing are taken.")
@@ -37,26 +37,27 @@ def train(
 
     Nothing is held out: how good such a head is, `tissuary compare` tells.
     """
-    from ..heads.prediction.training import TrainOptions
-    from ..heads.prediction.training import train as run_training
-    from ..store import Store
+    with progress_bar("train") as progress:  # importing torch takes seconds
+        from ..heads.prediction.training import TrainOptions
+        from ..heads.prediction.training import train as run_training
+        from ..store import Store
 
-    opened = Store(store)
-    shared.settle_process(opened)
-    changes = shared.protocol_changes(
-        standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
-    )
-    options = TrainOptions(
-        head=head,
-        protocol=protocol,
-        backbone=backbone,
-        views=tuple(views or ()),
-        patches=patches,
-        slides=tuple(slides or ()),
-        seed=seed,
-        **vars(changes),
-    )
-    report = run_training(opened, out, options=options)
+        opened = Store(store)
+        shared.settle_process(opened)
+        changes = shared.protocol_changes(
+            standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
+        )
+        options = TrainOptions(
+            head=head,
+            protocol=protocol,
+            backbone=backbone,
+            views=tuple(views or ()),
+            patches=patches,
+            slides=tuple(slides or ()),
+            seed=seed,
+            **vars(changes),
+        )
+        report = run_training(opened, out, options=options, progress=progress)
     if json:
         print_json(asdict(report))
     else:
@@ -64,6 +65,6 @@ def train(
             f"{report.head} on {report.spots} spots of {len(report.slides)} slides of {len(report.patients)} patients, "
             f"{report.genes} genes, {', '.join(report.keys)}: {report.seconds:.1f} s -> {report.out}"
         )
-        result(f"  tissuary predict {report.out} STORE --out DIR")
+        result(f"  tissuary predict {report.out} {store} --out maps")
     for warning in report.warnings:
         say(f"warning: {warning}")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..store.cores import deaf_to_interrupts
 from .crew import Died, Event, Finished, Hand, Moved, Post, Ready, Task, Unfit, settle_in
 from .forward import CORES
 
@@ -61,7 +62,8 @@ class DevicePool:
     def _start(self, name: str) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(name, self._posts[name], theirs), name=name, daemon=True)
-        process.start()
+        with deaf_to_interrupts():
+            process.start()
         theirs.close()
         self._processes[name], self._lines[name] = process, ours
         self._starting.add(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import StoreError
+from .store_folder import check_store
 
 
 class Entry(NamedTuple):
@@ -107,11 +108,9 @@ def list_folders(root: Path) -> tuple[Folder, ...]:
     Raises
     ------
     StoreError
-        If `root` is no folder.
+        If `root` is no store.
     """
-    if not root.is_dir():
-        msg = f"{root} is no store: there is no such folder. Make one with `tissuary featurize SOURCE --store {root}`."
-        raise StoreError(msg)
+    check_store(root)
     found = [("slide", "slides", ".h5", "", "")]
     found += [("patches", f"patches/{patches}", ".h5", patches, "") for patches in _folders(root / "patches")]
     for patches in _folders(root / "features"):

@@ -27,6 +27,7 @@ from .schema import features_path, patches_path, slide_path
 from .search import Hit, SearchIndex
 from .selection import holds, slide_frame
 from .slide_file import SlideRecord, read_slide
+from .store_folder import check_store
 from .table import Table
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Store:
     path
         The folder; `featurize` makes it.
 
+    Raises
+    ------
+    StoreError
+        If the path is no store; the message says what it is, and which store may have been meant.
+
     Examples
     --------
     >>> store = Store("cohort.store")                                # doctest: +SKIP
@@ -52,6 +58,11 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        check_store(self.path)
+
+    def __fspath__(self) -> str:
+        """The folder, so that whatever takes a path takes a store."""
+        return str(self.path)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

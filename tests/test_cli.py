@@ -97,8 +97,6 @@ def test_json_keeps_stdout_clean_and_nan_becomes_null(run, cohort, tmp_path):
     [
         (("status", "nowhere"), "is no store"),
         (("featurize", "nowhere", "--store", "s"), "nowhere"),
-        (("compare", "nowhere", "--protocol", "loose"), "loose"),
-        (("compare", "nowhere", "--heads", "ridgy"), "there is no head 'ridgy'"),
         (("protocols", "loose"), "strict, strict-slide"),
         (("featurize", "x", "--store", "s", "--layout", "spiral"), "choose one of context, zoom"),
         (("featurize", "x", "--store", "s", "--weights", "uni"), "wanted KEY=PATH"),

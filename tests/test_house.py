@@ -67,11 +67,14 @@ def test_package_list_is_the_tree():
     assert sorted(listed) == sorted(found)
 
 
-def test_the_root_package_is_a_docstring_and_nothing_else():
+def test_the_root_package_imports_nothing_until_it_is_asked():
+    """pytest loads it a second time, under the name of the clone's folder."""
     body = ast.parse((ROOT / "__init__.py").read_text()).body
-    assert len(body) == 1
-    assert isinstance(body[0], ast.Expr)
-    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+    relative = [node for node in ast.walk(ast.Module(body, [])) if isinstance(node, ast.ImportFrom) and node.level]
+    assert relative == []
+    assert [node.module for node in body if isinstance(node, ast.ImportFrom)] == ["typing"]
+    assert not [node for node in body if isinstance(node, ast.Import)]
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
     assert not (ROOT / "tests" / "__init__.py").exists()
 
 

@@ -96,7 +96,7 @@ def _run(plan: ComparisonPlan, results: Results, *, options: CompareOptions, pro
     forget_design()
     if progress is not None:
         again = f" ({folder.taken} cells were trained before)" if folder.taken else ""
-        progress(f"done{again}", total, total)
+        progress(f"done{again}, now maps and ceilings", total, total)
 
 
 def _run_one(

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from ...store.cores import usable_cores
+from ...store.cores import deaf_to_interrupts, usable_cores
 from ...store.errors import HeadError, TissuaryError
 from ...store.store import Store
 from ..engine.allocator import keep_freed_memory
@@ -44,6 +44,8 @@ def train_groups(
         raise HeadError(msg)
     groups = plan.groups
     run = _in_processes if options.engine == "local" else _on_ray
+    if progress is not None:
+        progress(f"{min(options.jobs, len(groups))} folds at a time", 0, len(groups))
     for done, number in enumerate(run(store, options, len(groups)), start=1):
         if progress is not None:
             group = groups[number]
@@ -102,13 +104,17 @@ def _in_processes(store: Path, options: CompareOptions, groups: int) -> Iterator
     jobs = min(options.jobs, groups)
     threads = max(1, usable_cores() // jobs)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train_group, store, options, number, threads) for number in range(groups)]
-        for future in as_completed(futures):
-            try:
+        with deaf_to_interrupts():
+            futures = [pool.submit(train_group, store, options, number, threads) for number in range(groups)]
+        try:
+            for future in as_completed(futures):
                 yield future.result()
-            except BrokenProcessPool as error:
-                log.warning("a training process died (%s): what is left is trained one after the other", error)
-                return
+        except BrokenProcessPool as error:
+            log.warning("a training process died (%s): what is left is trained one after the other", error)
+        except KeyboardInterrupt:
+            for process in active_children():  # whole cells are kept, and nobody waits for the others
+                process.terminate()
+            raise
 
 
 def _on_ray(store: Path, options: CompareOptions, groups: int) -> Iterator[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from .familiarity import Familiarity
 from .run import run_id, write_reference
 
 log = logging.getLogger(__name__)
+
+STEPS = 4
+"""Of which training tells progress: reading, preparing, fitting, saving."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +94,21 @@ class TrainReport:
     warnings: tuple[str, ...]
 
 
-def train(store: Store | Path | str, out: Path | str, *, options: TrainOptions | None = None) -> TrainReport:
+def train(
+    store: Store | Path | str,
+    out: Path | str,
+    *,
+    options: TrainOptions | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TrainReport:
     """Fit one head on all usable slides, prepared as `compare` prepares training slides, and save it.
 
     Parameters
     ----------
     out
         Folder of the run: `head.json`, `head.safetensors`, `reference.safetensors`. A run in it is replaced.
+    progress
+        Called with what is done now, steps done, and steps in all.
 
     Raises
     ------
@@ -104,17 +116,22 @@ def train(store: Store | Path | str, out: Path | str, *, options: TrainOptions |
         If head, protocol, features or slides do not exist, no slide has counts, or the head cannot be saved.
     """
     options, opened, out = options or TrainOptions(), store if isinstance(store, Store) else Store(store), Path(out)
-    started = time.perf_counter()
+    started, step = time.perf_counter(), progress or _silent
     protocol = _protocol(options)
     who = _contestant(options.head, protocol)
+    step("reading features and counts", 0, STEPS)
     keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=options.patches)
     table, warnings = usable_table(opened, keys, patches=options.patches, tokens=who.reads_tokens)
     table = _chosen(table, options.slides)
+    step("choosing genes and preparing targets", 1, STEPS)
     train_table, preprocessing = _prepared(table, protocol)
+    step(f"fitting {who.label} on {len(train_table)} spots", 2, STEPS)
     head = who.make(who.seed_under(protocol, options.seed)).fit(train_table)
+    step("saving", 3, STEPS)
     headers = headers_of(opened, train_table, patches=options.patches)
     save_head(head, out, table=train_table, protocol=protocol, headers=headers, preprocessing=preprocessing)
     write_reference(out, Familiarity.fit(train_table), _spread(train_table))
+    step("saved", STEPS, STEPS)
     return TrainReport(
         out=str(out),
         id=run_id(out),
@@ -184,3 +201,7 @@ def _spread(table: Table) -> NDArray[np.float32]:
     """Standard deviation (g,) of targets within slides."""
     assert table.targets is not None
     return np.asarray(centre_by_slide(table.targets, table.slide).std(axis=0), dtype=np.float32)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
