@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 from matplotlib import colormaps
@@ -34,14 +35,16 @@ def digest(letter):
 def root(tmp_path_factory):
     """A run of three slides of two patients, and slides that share more or less with them."""
     root = tmp_path_factory.mktemp("trust")
-    for i, (slide, patient) in enumerate([("A1", "A"), ("B1", "B"), ("B2", "B")]):
+    for i, (slide, patient) in enumerate([("A1", "A"), ("B1", "7"), ("B2", "7")]):
         add_slide(root / "store", slide, patient=patient, seed=i, digest=digest(str(i)))
     train(Store(root / "store"), root / "run", options=TrainOptions())
     again = [
         ("A1", "A", "0"),  # the slide itself
         ("copy", "nobody", "0"),  # its image under another name
-        ("B1", "B", "8"),  # its name on another image
+        ("B1", "7", "8"),  # its name on another image
         ("A9", "A", "9"),  # another slide of a patient
+        ("B9", "7.0", "5"),  # and as an older store spells a patient
+        ("P9", "07", "4"),
         ("U1", "unknown:U1", "7"),
         ("Z1", "Z", "6"),
     ]
@@ -55,6 +58,8 @@ EXPECTED = {
     "copy": ("image", ("A1",), "this image trained the run, as A1"),
     "B1": ("name", ("B1",), "a slide named B1 trained the run, made from another file"),
     "A9": ("patient", ("A1",), "patient A trained the run with slide A1"),
+    "B9": ("patient", ("B1", "B2"), "patient 7 trained the run with slides B1, B2"),
+    "P9": ("unknown patient", ("B1", "B2"), "its patient 07 may be 7, who trained the run with slides B1, B2"),
     "U1": ("unknown patient", (), "its patient is not known, and may have trained the run"),
     "Z1": ("none", (), "no slide of this patient trained the run"),
 }
@@ -102,8 +107,14 @@ def test_runs_of_unknown_patients_or_without_a_record_say_so(root, tmp_path):
     del head["training"]
     path.write_text(json.dumps(head))
     write_reference(path.parent, run.familiarity, run.gene_spread)
-    (told,) = predict(path.parent, tmp_path / "store", tmp_path / "bare", options=replace(BARE, slides=("C1",))).done
-    assert told.training_overlap.words == "it is not known which slides trained this run"
+    out = tmp_path / "bare"
+    (told,) = predict(path.parent, tmp_path / "store", out, options=replace(BARE, slides=("C1",))).done
+    assert (told.training_overlap.words, told.notes) == ("it is not known which slides trained this run", ())
+    with h5py.File(out / "C1.h5ad", "r+") as file:
+        del file["uns/tissuary/training_overlap"]  # as it was before
+    (told,) = predict(path.parent, tmp_path / "store", out, options=replace(BARE, slides=("C1",))).done
+    assert told.kept
+    assert told.notes == ("C1.h5ad was written earlier and says nothing of training, or says otherwise: delete it to have it written again",)
 
 
 @pytest.mark.parametrize("protocol", ["strict", "nh2st-paper", "m2ort-paper"])

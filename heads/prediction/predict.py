@@ -202,6 +202,8 @@ def _one(
     slide = read_slide_map(path, genes, facts=plan.facts, identity=plan.identity)
     files = [path] if made else []
     drawn, notes = _drawn(slide, out, store, options=options, anew=made or bool(options.genes))
+    if slide.overlap_kept != plan.facts.overlap.words:
+        notes.append(f"{path.name} was written earlier and says nothing of training, or says otherwise: delete it to have it written again")
     return SlideReport(
         slide_id=slide_id,
         rows=len(slide.distance),

@@ -38,6 +38,8 @@ class SlideMap:
         (n,) by gene, in the units of the target.
     distance, unfamiliar, flagged
         (n,) of each row; see `Familiarity`.
+    overlap_kept
+        What the file says of training, as `TrainingOverlap.words`; empty where it is older than that.
     """
 
     facts: PredictionFacts
@@ -46,6 +48,7 @@ class SlideMap:
     distance: NDArray[np.float32]
     unfamiliar: NDArray[np.float32]
     flagged: Bools
+    overlap_kept: str
 
     @property
     def center_um(self) -> Floats:
@@ -100,6 +103,8 @@ def read_slide_map(
             picked = [np.empty((0, len(columns)), np.float32)]
             stored = file["X"]
             picked += [stored[start : start + STEP][:, columns] for start in range(0, len(stored), STEP)]
+            words = file.get("uns/tissuary/training_overlap/words")
+            kept = "" if words is None else str(words.asstr()[()])
             distance, unfamiliar, flagged = (file[f"obs/{name}"][()] for name in ("distance", "unfamiliar", "flagged"))
     except DAMAGE as error:
         msg = f"{path} cannot be read ({error}): delete it and predict the slide anew"
@@ -111,6 +116,7 @@ def read_slide_map(
         distance=distance,
         unfamiliar=unfamiliar,
         flagged=flagged.astype(np.bool_),
+        overlap_kept=kept,
     )
 
 

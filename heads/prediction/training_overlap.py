@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...store.naming import UNKNOWN_PATIENT
+from ...store.patients import look_alike_patients, patient_name
 from ...store.slide_file import SlideRecord
 
 Overlap = Literal["slide", "image", "name", "patient", "unknown patient", "none", "not recorded"]
@@ -82,7 +82,7 @@ def _of_image(slide: SlideRecord, names: Sequence[str], digests: Sequence[str]) 
     if slide.slide_id in same or (here is not None and not (known and _SHA256.fullmatch(here))):
         return TrainingOverlap("slide", (slide.slide_id,), "this slide trained the run")
     if same:
-        return TrainingOverlap("image", same, f"this image trained the run, as {listed(same)}")
+        return TrainingOverlap("image", same, f"this image trained the run, as {_listed(same)}")
     if here is not None:
         words = f"a slide named {slide.slide_id} trained the run, made from another file"
         return TrainingOverlap("name", (slide.slide_id,), words)
@@ -90,22 +90,33 @@ def _of_image(slide: SlideRecord, names: Sequence[str], digests: Sequence[str]) 
 
 
 def _of_patient(slide: SlideRecord, names: Sequence[str], patients: Sequence[str]) -> TrainingOverlap | None:
-    """Other slides of the patient, or the doubt whether there are any."""
-    patient = slide.patient_id
-    others = tuple(name for name, one in zip(names, patients, strict=True) if one == patient)
-    if others and not patient.startswith(UNKNOWN_PATIENT):
-        word = "slide" if len(others) == 1 else "slides"
-        return TrainingOverlap("patient", others, f"patient {patient} trained the run with {word} {listed(others)}")
-    if patient.startswith(UNKNOWN_PATIENT):
+    """Other slides of the patient, or the doubt whether there are any; ids as this package spells them now."""
+    patient, trained = patient_name(slide.patient_id), [patient_name(one) for one in patients]
+    if patient is None:
         return TrainingOverlap("unknown patient", (), "its patient is not known, and may have trained the run")
-    doubtful = tuple(n for n, one in zip(names, patients, strict=True) if one.startswith(UNKNOWN_PATIENT))
+    others = tuple(name for name, one in zip(names, trained, strict=True) if one == patient)
+    if others:
+        return TrainingOverlap("patient", others, f"patient {patient} trained the run with {_slides(others)}")
+    alike = {
+        one for group in look_alike_patients([patient, *filter(None, trained)]) if patient in group for one in group
+    }
+    doubtful = tuple(name for name, one in zip(names, trained, strict=True) if one in alike)
     if doubtful:
-        words = f"it may be of the same patient as {listed(doubtful)}: slides of unknown patients trained the run"
+        other = ", ".join(sorted(alike - {patient}))
+        words = f"its patient {patient} may be {other}, who trained the run with {_slides(doubtful)}"
+        return TrainingOverlap("unknown patient", doubtful, words)
+    doubtful = tuple(name for name, one in zip(names, trained, strict=True) if one is None)
+    if doubtful:
+        words = f"it may be of the same patient as {_listed(doubtful)}: slides of unknown patients trained the run"
         return TrainingOverlap("unknown patient", doubtful, words)
     return None
 
 
-def listed(names: Sequence[str]) -> str:
+def _slides(names: Sequence[str]) -> str:
+    return f"{'slide' if len(names) == 1 else 'slides'} {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
     """A few names, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
