@@ -114,7 +114,7 @@ def test_runs_of_unknown_patients_or_without_a_record_say_so(root, tmp_path):
         del file["uns/tissuary/training_overlap"]  # as it was before
     (told,) = predict(path.parent, tmp_path / "store", out, options=replace(BARE, slides=("C1",))).done
     assert told.kept
-    assert told.notes == ("C1.h5ad was written earlier and says nothing of training, or says otherwise: delete it to have it written again",)
+    assert told.notes == ("C1.h5ad does not say so of its training: delete it to have it written again",)
 
 
 @pytest.mark.parametrize("protocol", ["strict", "nh2st-paper", "m2ort-paper"])
