@@ -13,10 +13,10 @@ from .cmrc_networks import FixedCMRC, PublishedCMRC, Sizes, Terms
 from .engine.module import Shape
 from .engine.training import TrainingOptions
 from .retrieval_head import OWN, RetrievalHead, RetrievalModule
+from .tokens import GRIDS, how_to_get
 
 TOKENS = ("auto", "grid", "views")
 TARGETS = ("attached", "detached")
-MAKE_TOKENS = "`tissuary featurize SOURCE --store STORE --tokens 7x7`"
 
 PAPER = TrainingOptions(
     batch=16, at_least=64, lr=1e-4, lr_end=1e-5, weight_decay=1e-3, warmup=0.0, clip=1e9, pearson_weight=0.0,
@@ -156,7 +156,10 @@ class CMRC(RetrievalHead):
         if grid is None:
             if len({view.dim for view in views}) > 1:
                 found = ", ".join(f"{view.key} {view.dim}" for view in views)
-                msg = f"tokens of one width are wanted, and the views are {found}: give one backbone, or {MAKE_TOKENS}"
+                msg = (
+                    f"tokens of one width are wanted, and the views are {found}: give one backbone, or token grids. "
+                    f"{how_to_get(table, GRIDS)}"
+                )
                 raise HeadError(msg)
             return views
         view = _view_of(grid, views)
@@ -187,7 +190,7 @@ class CMRC(RetrievalHead):
         if not self.reads_tokens or (self.tokens == "auto" and not grids):
             return None
         if not grids:
-            msg = f"tokens='grid', and there is no token grid: make it with {MAKE_TOKENS}, or take tokens=auto"
+            msg = f"tokens='grid', and there is no token grid. {how_to_get(table, GRIDS)}, or take tokens=auto"
             raise HeadError(msg)
         views = tuple(table.columns.values())
         return min(grids, key=lambda one: len(views) if (place := _view_of(one, views)) is None else place)

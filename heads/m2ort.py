@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..store.errors import HeadError
+from ..store.table import Table
 from .engine.module import HeadModule, Shape
 from .m2ort_layers import ATTENTIONS, AlignedMixer, MixerSize
-from .tokens import MAKE_GRIDS, MAKE_TILES, Level, Rows, aligned_levels, chosen_levels
+from .tokens import GRIDS, TILES, Level, Rows, aligned_levels, chosen_levels, how_to_get
 from .tokens_head import DefaultMode, TokenHead
 from .tokens_onto import cells_onto
 
@@ -104,7 +105,7 @@ class M2ORT(TokenHead):
                 msg = f"{name}={value!r}: choose {', '.join(choices)}"
                 raise HeadError(msg)
 
-    def levels_of(self, rows: Rows) -> tuple[Level, ...]:
+    def levels_of(self, rows: Rows, *, table: Table | None = None) -> tuple[Level, ...]:
         """Levels over one region, finest first.
 
         Raises
@@ -113,7 +114,7 @@ class M2ORT(TokenHead):
             If the features have none, or not those asked for.
         """
         found = aligned_levels(rows, layout=self.layout, grid=self.grid or PAPER_GRID)
-        return chosen_levels(found, self.levels, head="m2ort", make=f"{MAKE_TILES}, or {MAKE_GRIDS}")
+        return chosen_levels(found, self.levels, head="m2ort", make=how_to_get(table, TILES, GRIDS))
 
     def build(self, shape: Shape) -> HeadModule:
         """Make the network."""

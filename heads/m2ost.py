@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ..store.errors import HeadError
+from ..store.table import Table
 from .engine.module import HeadModule, Shape
 from .m2ost_layers import NestedMixer
-from .tokens import MAKE_GRIDS, Level, Rows, chosen_levels, grid_levels
+from .tokens import GRIDS, Level, Rows, chosen_levels, grid_levels, how_to_get
 from .tokens_head import DefaultMode, TokenHead
 from .tokens_onto import cells_onto
 
@@ -95,7 +96,7 @@ class M2OST(TokenHead):
         self.width, self.depth = width or (192 if published else 32), depth or (4 if published else 1)
         self.coarse = coarse or (COARSE if published else 3)
 
-    def levels_of(self, rows: Rows) -> tuple[Level, ...]:
+    def levels_of(self, rows: Rows, *, table: Table | None = None) -> tuple[Level, ...]:
         """Token grids of growing fields, finest first.
 
         Raises
@@ -103,8 +104,8 @@ class M2OST(TokenHead):
         HeadError
             If the features have none, or not those asked for.
         """
-        make = f"{MAKE_GRIDS} (7x7 gives coarse tokens, 14x14 fine ones too where the backbone has them)"
-        return chosen_levels(grid_levels(rows, grid=SIDE), self.levels, head="m2ost", make=make)
+        found = grid_levels(rows, grid=SIDE)
+        return chosen_levels(found, self.levels, head="m2ost", make=how_to_get(table, GRIDS))
 
     def told(self, levels: tuple[Level, ...]) -> dict[str, Any]:
         """Levels, the tokens of each, and whether there are fine ones."""

@@ -24,6 +24,7 @@ from .mmap_network import MultiViewPrototypes, Widths, finest_view
 from .mmap_paper import PublishedMMAP
 from .mmap_stages import BANKS, EPOCHS, PUBLISHED, STACKING, fit_stages, predict_stages
 from .prototypes import MOST_CLUSTERED, cohort_prototypes
+from .tokens import GRIDS, how_to_get
 
 MODES = ("default", "paper")
 DIM, PAPER_DIM = 128, 512
@@ -134,11 +135,17 @@ class MMAP(NeuralHead):
         Raises
         ------
         HeadError
-            If a view has no token grid.
+            If a view has no token grid, or there is none beyond the finest.
         """
         pooled = tuple(table.columns.values())
         if not self.tokens:
             return pooled
+        if len(pooled) < 2:
+            msg = (
+                f"tokens=True shows the views beyond the finest as token grids, and there is one column of features "
+                f"({pooled[0].key}): compare several views, under a protocol or `--standardise` that keeps them apart"
+            )
+            raise HeadError(msg)
         query = pooled[finest_view(tuple(table.columns))]
         return (query, *(_grid_of(column, table) for column in pooled if column.key != query.key))
 
@@ -241,8 +248,5 @@ def _grid_of(column: FeatureColumn, table: Table) -> FeatureColumn:
         other = FeatureKey.parse(key)
         if (other.encoder, other.view) == (own.encoder, own.view) and (other.layout or "").startswith("grid"):
             return grid
-    msg = (
-        f"tokens=True, and there is no token grid of {column.key}: make them with "
-        "tissuary featurize SOURCE --store STORE --tokens 7x7"
-    )
+    msg = f"tokens=True, and there is no token grid of {column.key}. {how_to_get(table, GRIDS)}"
     raise HeadError(msg)

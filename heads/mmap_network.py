@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..store.naming import VIEW_ALIASES, FeatureKey
+from ..store.errors import InvalidNameError
+from ..store.naming import FeatureKey
 from .engine.attention import attend
 from .engine.batch import Around, Batch
 from .engine.dropout import SeededDropout
@@ -19,13 +21,18 @@ REACH_UM = 300.0
 
 
 def finest_view(keys: Sequence[str]) -> int:
-    """Place of the key of fewest um per px, the first of several; `native` is as fine as a slide can be."""
+    """Place of the key of fewest um per px, the first of several; `native` is as fine as a slide can be.
+
+    A column that was computed from several views, such as their principal components, has no um per px of its own: it
+    is the finest only where it stands alone.
+    """
 
     def um_per_px(key: str) -> float:
-        view = FeatureKey.parse(key).view
-        if view == "native":
-            return 0.0
-        return VIEW_ALIASES[view][1] if view in VIEW_ALIASES else float(view.split("um-")[1])
+        try:
+            size = FeatureKey.parse(key).size
+        except InvalidNameError:
+            return np.inf
+        return 0.0 if size is None else size[1]
 
     return min(range(len(keys)), key=lambda i: um_per_px(keys[i]))
 

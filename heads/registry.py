@@ -24,6 +24,8 @@ class HeadEntry:
         Whether it looks at what no predictor has; it neither competes nor is it part of the floor.
     features
         Whether it reads the features that are compared; else it runs once, whatever their number.
+    modes
+        Modes beside the default one.
     """
 
     location: str
@@ -31,6 +33,7 @@ class HeadEntry:
     control: bool = False
     diagnostic: bool = False
     features: bool = True
+    modes: tuple[str, ...] = ()
 
 
 HEADS: dict[str, HeadEntry] = {
@@ -51,19 +54,33 @@ HEADS: dict[str, HeadEntry] = {
         "depth:Depth", "total counts as measured on the test spot", control=True, diagnostic=True, features=False
     ),
     "shuffled": HeadEntry("controls:Shuffled", "ridge on targets shuffled within slides", control=True),
-    "ridge": HeadEntry("ridge:Ridge", "closed-form ridge on all views"),
+    "ridge": HeadEntry("ridge:Ridge", "closed-form ridge on all views", modes=("hest",)),
     "knn": HeadEntry("knn:NearestNeighbours", "mean of the nearest training spots in feature space"),
     "forest": HeadEntry("forest:Forest", "random forest on principal components"),
     "boosted": HeadEntry("boosted:Boosted", "boosted trees on principal components of features and targets"),
     "mlp": HeadEntry("mlp:MLP", "two layers on all views side by side"),
-    "m2ort": HeadEntry("m2ort:M2ORT", "levels of tokens over one region, mixed by attention and over channels"),
-    "m2ost": HeadEntry("m2ost:M2OST", "tokens of growing fields, mixed within and between levels and over channels"),
-    "mmap": HeadEntry("mmap:MMAP", "multi-view fusion with cohort prototypes"),
-    "nh2st": HeadEntry("nh2st:NH2ST", "a spot and its surroundings in tissue, image and genes contrasted"),
-    "triplex": HeadEntry("triplex:Triplex", "a spot, its neighbours and its slide"),
-    "cmrc": HeadEntry("cmrc:CMRC", "image and genes contrasted and rebuilt; the nearest training spots predict"),
-    "bleep": HeadEntry("bleep:BLEEP", "image and genes contrasted; the nearest training spots predict"),
-    "egn": HeadEntry("egn:EGN", "views ask what their look-alikes of other patients express"),
+    "m2ort": HeadEntry(
+        "m2ort:M2ORT", "levels of tokens over one region, mixed by attention and over channels", modes=("paper",)
+    ),
+    "m2ost": HeadEntry(
+        "m2ost:M2OST",
+        "tokens of growing fields, mixed within and between levels and over channels",
+        modes=("paper", "code"),
+    ),
+    "mmap": HeadEntry("mmap:MMAP", "multi-view fusion with cohort prototypes", modes=("paper",)),
+    "nh2st": HeadEntry(
+        "nh2st:NH2ST", "a spot and its surroundings in tissue, image and genes contrasted", modes=("context", "paper")
+    ),
+    "triplex": HeadEntry("triplex:Triplex", "a spot, its neighbours and its slide", modes=("paper",)),
+    "cmrc": HeadEntry(
+        "cmrc:CMRC",
+        "image and genes contrasted and rebuilt; the nearest training spots predict",
+        modes=("fixed", "paper"),
+    ),
+    "bleep": HeadEntry(
+        "bleep:BLEEP", "image and genes contrasted; the nearest training spots predict", modes=("paper",)
+    ),
+    "egn": HeadEntry("egn:EGN", "views ask what their look-alikes of other patients express", modes=("paper",)),
     "ensemble": HeadEntry("ensemble:Ensemble", "heads weighed by what they predict for slides held out"),
 }
 

@@ -8,18 +8,17 @@ from math import isqrt
 
 from ..store.errors import HeadError
 from ..store.feature_column import FeatureColumn
-from ..store.naming import VIEW_ALIASES, FeatureKey
+from ..store.naming import FeatureKey
 from ..store.table import Table
 
 Rows = Mapping[str, tuple[int, ...]]
 """Shape of one row, (dim,) or (tokens, dim), by feature key."""
 
-NATIVE = "native"
 LAYOUTS = ("auto", "tiles", "grid")
 LEVELS = ("all", "0", "1", "2")
 
-MAKE_GRIDS = "`tissuary featurize SOURCE --store STORE --tokens 7x7`"
-MAKE_TILES = "`tissuary featurize SOURCE --store STORE --layout aligned`"
+GRIDS, TILES = "--tokens 7x7", "--layout aligned"
+"""Options of `tissuary featurize` that store token grids, and sub-tiles of one region."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,9 @@ def level_of(key: str, row: tuple[int, ...]) -> Level | None:
     """The level that a key holds; None of `native` views, whose field differs by slide, and of oblong grids."""
     parsed, cells = FeatureKey.parse(key), 1 if len(row) == 1 else row[0]
     side = isqrt(cells)
-    if parsed.view == NATIVE or side * side != cells:
+    if parsed.size is None or side * side != cells:
         return None
-    field_um, mpp = VIEW_ALIASES.get(parsed.view) or map(float, parsed.view.split("um-"))
+    field_um, mpp = parsed.size
     tiles = side if _layout(key).startswith("tiles") else 1
     return Level(key, field_um * tiles, mpp, side, row[-1])
 
@@ -119,7 +118,7 @@ def chosen_levels(levels: tuple[Level, ...], which: str | int, *, head: str, mak
     head
         Name for the message.
     make
-        Commands that make what is missing.
+        Sentence on how to get what is missing, as `how_to_get` writes it.
 
     Raises
     ------
@@ -131,36 +130,54 @@ def chosen_levels(levels: tuple[Level, ...], which: str | int, *, head: str, mak
         raise HeadError(msg)
     have = ", ".join(level.key for level in levels) or "none"
     if which == "all" and len(levels) < 2:
-        msg = (
-            f"{head} mixes tokens of two levels or more, and these features have {have}. Make them: {make}; "
-            "`levels=0` takes one level alone"
-        )
+        alone = "; `levels=0` takes the one level alone" if levels else ""
+        msg = f"{head} mixes tokens of two levels or more, and these features have {have}. {make}{alone}"
         raise HeadError(msg)
     if which != "all" and int(which) >= len(levels):
-        msg = f"{head} with levels={which}: these features have {have}. Make more: {make}"
+        msg = f"{head} with levels={which}: these features have {have}. {make}"
         raise HeadError(msg)
     return levels if which == "all" else (levels[int(which)],)
 
 
 def rows_of(table: Table) -> dict[str, tuple[int, ...]]:
-    """Row shapes of the views and of the tokens of a table; of token grids only those of its views."""
-    views = {view_of(key) for key in table.columns if is_key(key)}
-    tokens = {
-        key: column.row_shape
-        for key, column in table.token_columns.items()
-        if _layout(key).startswith("tiles") or view_of(key) in views
-    }
-    return {key: column.row_shape for key, column in table.columns.items() if is_key(key)} | tokens
+    """Row shapes of the views and of the tokens of a table; of token grids only those of its views.
+
+    A column that was computed from several views is none of them, and stands for all of them.
+    """
+    apart = set(grids_apart(table))
+    tokens = {key: column.row_shape for key, column in table.token_columns.items() if key not in apart}
+    return {key: column.row_shape for key, column in table.columns.items() if not column.made_of} | tokens
+
+
+def grids_apart(table: Table) -> tuple[str, ...]:
+    """Token grids that a table carries of views that are not among its features."""
+    views = {view_of(key) for column in table.columns.values() for key in column.sources}
+    return tuple(key for key in table.token_columns if _layout(key).startswith("grid") and view_of(key) not in views)
+
+
+def how_to_get(table: Table | None, *options: str) -> str:
+    """What a user does to have more tokens: compare views whose tokens are stored already, else make them.
+
+    Parameters
+    ----------
+    table
+        What a head was given; None where there is none yet.
+    options
+        Of `tissuary featurize`, any of which makes what is missing.
+    """
+    apart = () if table is None else grids_apart(table)
+    sources = [] if table is None else [key for column in table.columns.values() for key in column.sources]
+    if apart:
+        views = " ".join(dict.fromkeys(view_of(key) for key in (*sources, *apart)))
+        return f"The store has {', '.join(apart)}, of views that are left out here: take them too, `--views {views}`"
+    encoder = "".join(f" --backbone {one}" for one in dict.fromkeys(FeatureKey.parse(key).encoder for key in sources))
+    commands = ", or ".join(f"`tissuary featurize SOURCE --store STORE{encoder} {option}`" for option in options)
+    return f"Make them: {commands}"
 
 
 def columns_of(table: Table, keys: tuple[str, ...]) -> tuple[FeatureColumn, ...]:
     """Columns of a table, tokens or not."""
     return tuple((table.columns | table.token_columns)[key] for key in keys)
-
-
-def is_key(key: str) -> bool:
-    """Whether a column is named by its backbone and view; principal components of several are not."""
-    return "@" in key and " " not in key
 
 
 def view_of(key: str) -> str:

@@ -12,7 +12,7 @@ from .contract import training_arrays
 from .engine.head import NeuralHead
 from .engine.module import Shape
 from .engine.training import TrainingOptions
-from .tokens import Level, Rows, columns_of, is_key, rows_of, view_of
+from .tokens import Level, Rows, columns_of, rows_of, view_of
 from .tokens_reduced import Components, learn_components, reduced
 
 BATCH = 64
@@ -93,8 +93,8 @@ class TokenHead(NeuralHead):
         self.vectors, self.dropout = (False, 0.0) if published else (default.vectors, default.dropout)
         self._prepared: tuple[Table, tuple[FeatureColumn, ...]] | None = None
 
-    def levels_of(self, rows: Rows) -> tuple[Level, ...]:
-        """Levels among feature keys and their row shapes, finest first."""
+    def levels_of(self, rows: Rows, *, table: Table | None = None) -> tuple[Level, ...]:
+        """Levels among feature keys and their row shapes, finest first; `table` is for what a refusal advises."""
         raise NotImplementedError
 
     def told(self, levels: tuple[Level, ...]) -> dict[str, Any]:
@@ -119,9 +119,13 @@ class TokenHead(NeuralHead):
             If the table lacks the tokens, an option does not exist, or the table was not prepared for training.
         """
         training_arrays(table)
-        self.levels_ = self.levels_of(rows_of(table))
+        self.levels_ = self.levels_of(rows_of(table), table=table)
         views = {view_of(level.key) for level in self.levels_}
-        plain = [key for key in table.columns if is_key(key) and (len(views) > 1 or view_of(key) in views)]
+        plain = [
+            key
+            for key, one in table.columns.items()
+            if len(views) > 1 or {view_of(own) for own in one.sources} <= views
+        ]
         self.keys_ = tuple(dict.fromkeys([level.key for level in self.levels_] + (plain if self.vectors else [])))
         stored = columns_of(table, self.keys_)
         self.components_: Components = {}

@@ -42,6 +42,9 @@ class FeatureColumn:
         Per slide, (n_s, dim) or (n_s, tokens, dim), memory-mapped.
     shift, scale
         (n_slides, dim) float32; a gathered row is `(x - shift[slide]) * scale[slide]`. None leaves rows as stored.
+    made_of
+        Feature keys that the column was computed from, such as the views behind principal components; its own `key` is
+        then a description and no feature key. Empty where the column is stored under its key.
     """
 
     key: str
@@ -49,6 +52,12 @@ class FeatureColumn:
     parts: tuple[NDArray[Any], ...]
     shift: NDArray[np.float32] | None = None
     scale: NDArray[np.float32] | None = None
+    made_of: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Feature keys whose numbers the column holds: its own, or those that it was computed from."""
+        return self.made_of or (self.key,)
 
     @property
     def dim(self) -> int:

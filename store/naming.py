@@ -10,6 +10,9 @@ from .errors import InvalidNameError
 VIEW_ALIASES = {"20x": (112.0, 0.5), "10x": (224.0, 1.0), "5x": (448.0, 2.0)}
 """Alias of a view -> (field in um, um per px). Magnification is a label; um/px is the truth."""
 
+NATIVE = "native"
+"""The view whose field is the backbone's input at the slide's own scale."""
+
 SPOTS = "spots"
 
 UNKNOWN_PATIENT = "unknown:"
@@ -73,6 +76,16 @@ class FeatureKey:
     def encoder(self) -> str:
         """The part before the `@`: backbone and pooling."""
         return str(self).split("@", 1)[0]
+
+    @property
+    def size(self) -> tuple[float, float] | None:
+        """Field in um and um per px of the view; None of `native`, whose field differs by slide."""
+        if self.view == NATIVE:
+            return None
+        if self.view in VIEW_ALIASES:
+            return VIEW_ALIASES[self.view]
+        field_um, mpp = self.view.split("um-")
+        return float(field_um), float(mpp)
 
     @classmethod
     def parse(cls, text: str) -> FeatureKey:

@@ -325,7 +325,7 @@ def test_errors_name_the_mend():
     table = made_up(spots=10, each=1)
     with pytest.raises(HeadError, match="has no mode 'both': choose default, fixed, paper"):
         CMRC(mode="both").fit(table)
-    with pytest.raises(HeadError, match="make it with `tissuary featurize SOURCE --store STORE --tokens 7x7`"):
+    with pytest.raises(HeadError, match="featurize SOURCE --store STORE --backbone made-up --tokens 7x7`"):
         CMRC(tokens="grid").fit(table)
     with pytest.raises(HeadError, match="tokens='all': choose auto, grid, views"):
         CMRC(tokens="all").fit(table)

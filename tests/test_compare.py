@@ -18,7 +18,7 @@ from tissuary.heads.evaluation.results_file import write_results
 from tissuary.heads.evaluation.splits import outer_folds
 from tissuary.heads.registry import HEADS
 from tissuary.store import Store
-from tissuary.store.errors import ProtocolError, StoreError
+from tissuary.store.errors import MissingDependencyError, ProtocolError, StoreError
 from tissuary.store.expression import Expression, read_expression, write_expression
 from tissuary.store.schema import expression_path, features_path
 
@@ -244,7 +244,7 @@ def test_protocols_are_run_once_and_a_patient_called_all_is_refused(make_store):
     assert len([r for r in found.records if (r["head"], r["fold"]) == ("ridge", "a1")]) == 1
 
 
-@pytest.mark.parametrize("error", [np.linalg.LinAlgError, AssertionError])
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError, AssertionError, MissingDependencyError])
 def test_a_head_that_fails_costs_itself(error, store, monkeypatch):
     def broken(self, table):
         raise error("did not converge")

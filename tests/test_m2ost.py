@@ -181,7 +181,9 @@ def test_the_order_of_spots_is_no_matter_and_a_seed_gives_the_same_numbers():
 
 
 def test_what_is_missing_or_unknown_is_named():
-    with pytest.raises(HeadError, match=r"m2ost mixes tokens of two levels.*have none.*STORE --tokens 7x7`"):
+    with pytest.raises(
+        HeadError, match=r"m2ost mixes tokens of two levels.*have none.*--backbone made-up --tokens 7x7`"
+    ):
         make_head("m2ost").fit(made_up("AB"))
     with pytest.raises(HeadError, match="mode='fixed': choose default, paper, code"):
         make_head("m2ost", mode="fixed")

@@ -49,14 +49,14 @@ def test_grids_of_views_that_are_not_compared_are_left_out():
 
 def test_one_level_is_chosen_by_number_and_a_missing_one_named():
     levels = grid_levels(ROWS, grid=7)
-    assert chosen_levels(levels, 1, head="h", make="`m`") == (levels[1],)
-    assert chosen_levels(levels, "1", head="h", make="`m`") == (levels[1],)
+    assert chosen_levels(levels, 1, head="h", make="m") == (levels[1],)
+    assert chosen_levels(levels, "1", head="h", make="m") == (levels[1],)
     with pytest.raises(HeadError, match="levels='3': choose all, 0, 1, 2"):
-        chosen_levels(levels, "3", head="h", make="`m`")
-    with pytest.raises(HeadError, match=r"h with levels=2: .* have toy@20x.grid7x7, toy@10x.grid7x7. Make more: `m`"):
-        chosen_levels(levels[:2], "2", head="h", make="`m`")
-    with pytest.raises(HeadError, match=r"two levels or more, and these features have none. Make them: `m`"):
-        chosen_levels((), "all", head="h", make="`m`")
+        chosen_levels(levels, "3", head="h", make="m")
+    with pytest.raises(HeadError, match=r"h with levels=2: .* have toy@20x.grid7x7, toy@10x.grid7x7. m"):
+        chosen_levels(levels[:2], "2", head="h", make="m")
+    with pytest.raises(HeadError, match=r"two levels or more, and these features have none. m$"):
+        chosen_levels((), "all", head="h", make="m")
 
 
 def test_cells_are_repeated_pooled_and_cropped():

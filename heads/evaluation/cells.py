@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.errors import HeadError
+from ...store.errors import HeadError, TissuaryError
 from ..contract import options_of
 from .aggregate import ScoredFold
 from .cell_files import CellFolder, Trained
@@ -92,7 +92,7 @@ def run_cell(plan: CellPlan, prepared: Prepared, *, cells: CellFolder, common: M
         trained = _train(plan, prepared)
     except HeadError:
         raise
-    except UNFORESEEN as error:
+    except (TissuaryError, *UNFORESEEN) as error:
         log.warning("head %s on fold %s", plan.contestant.label, plan.fold.name, exc_info=True)
         msg = f"{type(error).__name__} on fold {plan.fold.name}: {error}"
         raise HeadError(msg) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...store.errors import StoreError
-from ...store.naming import SPOTS, VIEW_ALIASES, FeatureKey
+from ...store.naming import SPOTS, FeatureKey
 from ...store.store import Store
 
 DENSITY = "haematoxylin"
@@ -52,6 +52,5 @@ def feature_keys(
 
 def _field_um(view: str) -> tuple[float, str]:
     """Side of a view's field; `native`, whose field differs by slide, comes first."""
-    if view in VIEW_ALIASES:
-        return VIEW_ALIASES[view][0], view
-    return (float(view.split("um-")[0]) if "um-" in view else 0.0), view
+    size = FeatureKey(DENSITY, view).size
+    return (size[0] if size else 0.0), view

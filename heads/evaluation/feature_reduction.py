@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.feature_column import FeatureColumn
+from ...store.feature_column import FeatureColumn, standardise
 from ...store.table import Table
 
 COMPONENTS = 256
@@ -40,6 +40,24 @@ def scaled_components(train: Table, test: Table, *, seed: int) -> tuple[Table, T
     return _with(train, learnt), _with(test, pipe.transform(test.features())), words
 
 
+def scaled_tokens(train: Table, test: Table) -> tuple[Table, Table]:
+    """Both tables with token grids and sub-tiles z-scored by the tokens of the training slides, and not reduced.
+
+    What reduces a token is up to the head that reads it: a spot's tokens side by side would be one long vector, and
+    their components no tokens.
+    """
+    learnt = {key: standardise(column, within="cohort") for key, column in train.token_columns.items()}
+    seen = {key: _like(test.token_columns[key], column) for key, column in learnt.items()}
+    return replace(train, token_columns=learnt), replace(test, token_columns=seen)
+
+
+def _like(column: FeatureColumn, learnt: FeatureColumn) -> FeatureColumn:
+    """A column shifted and scaled as another one, whose slides all have the same statistics."""
+    assert learnt.shift is not None and learnt.scale is not None
+    shift, scale = (np.repeat(values[:1], len(column.parts), axis=0) for values in (learnt.shift, learnt.scale))
+    return replace(column, shift=shift, scale=scale)
+
+
 def _with(table: Table, components: NDArray[Any]) -> Table:
     """A table whose only feature column holds values (n, c) for its rows, and zeros for rows it leaves out."""
     source = next(iter(table.columns.values()))
@@ -50,5 +68,5 @@ def _with(table: Table, components: NDArray[Any]) -> Table:
         part[table.row[here]] = components[here]
         parts.append(part)
     prints = "+".join(column.fingerprint for column in table.columns.values())
-    key = f"components of {' + '.join(table.columns)}"
-    return replace(table, columns={key: FeatureColumn(key, prints, tuple(parts))})
+    key, made_of = f"components of {' + '.join(table.columns)}", tuple(table.columns)
+    return replace(table, columns={key: FeatureColumn(key, prints, tuple(parts), made_of=made_of)})

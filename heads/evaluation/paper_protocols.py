@@ -45,6 +45,8 @@ HEST_A1 = Protocol(
     declares=(
         SHARED_GENE_LIST,
         "features standardised and reduced to 256 components on training spots (fewer where spots or features are)",
+        "features that are token grids or sub-tiles, which `m2ort`, `m2ost` and `cmrc` read beside, are standardised "
+        "on training slides and not reduced",
         "targets are log1p of raw counts: a spot's depth is part of what is predicted",
     ),
     leaks=(GENES_FROM_TEST, POOLED),

@@ -14,7 +14,7 @@ from ...store.feature_column import standardise
 from ...store.table import Table
 from ..slide_level import SlideRidge
 from .counts import SpotCounts
-from .feature_reduction import scaled_components
+from .feature_reduction import scaled_components, scaled_tokens
 from .fold_targets import CohortCounts, fold_targets
 from .folds import Fold
 from .panels import Panel
@@ -134,7 +134,11 @@ def prepare(cohort: Cohort, fold: Fold, protocol: Protocol) -> Prepared:
 def _features(train: Table, test: Table, protocol: Protocol) -> tuple[Table, Table, str]:
     """Features as the protocol wants them, and what was done in words."""
     if protocol.feature_standardisation == "train-pca256":
-        return scaled_components(train, test, seed=protocol.seed or 0)
+        train, test, words = scaled_components(train, test, seed=protocol.seed or 0)
+        if train.token_columns:
+            train, test = scaled_tokens(train, test)
+            words += "; token grids and sub-tiles z-scored over training slides and not reduced"
+        return train, test, words
     return train, test, "z-scored per slide" if protocol.feature_standardisation == "slide" else "as stored"
 
 

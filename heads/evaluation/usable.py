@@ -30,23 +30,21 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str, tokens: b
         If no spot has a count.
     """
     slides = store.slides_with(keys, patches=patches, expression=True)
-    density = [
-        key
-        for key in store.keys(patches)
-        if FeatureKey.parse(key).backbone == DENSITY and set(slides) <= set(store.slides_with([key], patches=patches))
-    ]
-    encoders = {FeatureKey.parse(key).encoder for key in keys}
-    token_keys = [
-        key
-        for key in store.keys(patches)
-        if tokens
-        and FeatureKey.parse(key).layout
-        and FeatureKey.parse(key).encoder in encoders
-        and set(slides) <= set(store.slides_with([key], patches=patches))
-    ]
+    parsed = {key: FeatureKey.parse(key) for key in store.keys(patches)}
+    encoders = {parsed[key].encoder for key in keys}
+    wanted = [key for key, one in parsed.items() if one.backbone == DENSITY]
+    wanted += [key for key, one in parsed.items() if tokens and one.layout and one.encoder in encoders]
+    lacking = {key: sorted(set(slides) - set(store.slides_with([key], patches=patches))) for key in wanted}
+    density = [key for key in wanted if parsed[key].backbone == DENSITY and not lacking[key]]
+    token_keys = [key for key in wanted if parsed[key].layout and not lacking[key]]
     table = store.table(keys, patches=patches, control_keys=density[:1], token_keys=token_keys)
     check_finite(table)
-    warnings = []
+    warnings = [
+        f"{key} is not used: {len(without)} of {len(slides)} slides lack it ({', '.join(without[:5])}); "
+        "`tissuary featurize` with the same options makes what is missing"
+        for key, without in lacking.items()
+        if without
+    ]
     missing = sorted(set(store.slide_ids) - set(table.slide_ids))
     if missing:
         warnings.append(f"{len(missing)} slides lack counts or features and are left out: {', '.join(missing)}")
