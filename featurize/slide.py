@@ -134,6 +134,7 @@ def open_slide(path: Path) -> Slide:
       scale, and interpolates where a level's downsample is no whole number.
     - JPEG and PNG: decoded whole, with a pyramid in memory. Their dpi never become um/px.
     - HDF5 of patches that were cut already, and folders of OME-Zarr, as in SpatialData.
+    - DICOM: OpenSlide, all files of the slide from any one of them, or from the folder that holds this slide alone.
 
     Raises
     ------
@@ -148,6 +149,7 @@ def open_slide(path: Path) -> Slide:
 
     if is_zarr(path):
         return open_zarr(path)
+    path = _file_of(path)
     head, size_bytes = _head(path)
     if head.startswith(HDF5_MAGIC):
         from .precut import open_precut
@@ -156,11 +158,16 @@ def open_slide(path: Path) -> Slide:
     vendor = OpenSlide.detect_format(path)  # asked first: an .mrxs begins as a JPEG
     if vendor == "aperio":
         from .slide_aperio import open_aperio
+        from .slide_tiff import check_scanned_pages
 
+        check_scanned_pages(path)
         return open_aperio(path)
     if vendor is not None and vendor != "generic-tiff":
         from .slide_openslide import OpenSlideSlide
+        from .slide_tiff import check_scanned_pages
 
+        if head.startswith(TIFF_MAGICS):
+            check_scanned_pages(path)
         return OpenSlideSlide(path)
     if head.startswith(TIFF_MAGICS):
         from .slide_tiff import open_tiff
@@ -175,6 +182,18 @@ def open_slide(path: Path) -> Slide:
         "damaged or of another kind; convert it to a pyramidal TIFF"
     )
     raise SlideError(msg)
+
+
+def _file_of(path: Path) -> Path:
+    """The file to open: of the folder of a DICOM slide any of its levels, else the path itself."""
+    from .slide_dicom import dicom_slide_of
+
+    try:
+        return (dicom_slide_of(path) if path.is_dir() else None) or path
+    except OSError as error:
+        if isinstance(error, SlideError):
+            raise
+        raise unreadable(path, error) from error
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -246,9 +265,17 @@ def tile_box(slide: Slide, tile: tuple[int, int, int], path: Path) -> tuple[int,
     return x, y, min(width, level_width - x), min(height, level_height - y)
 
 
-def on_white(pixels: Pixels) -> Pixels:
-    """Lay straight-alpha pixels (h, w, 4) on white: (h, w, 3)."""
+def on_white(pixels: Pixels, *, associated: bool = False) -> Pixels:
+    """Lay pixels with opacity (h, w, 4) on white: (h, w, 3).
+
+    Parameters
+    ----------
+    associated
+        Colours were multiplied with the opacity already (TIFF's associated alpha), not left straight.
+    """
     if (pixels[..., 3:] == 255).all():
         return np.ascontiguousarray(pixels[..., :3])
     weight = pixels[..., 3:].astype(np.uint16)
+    if associated:
+        return np.asarray(np.minimum(pixels[..., :3] + (255 - weight), 255), dtype=np.uint8)
     return ((pixels[..., :3] * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)

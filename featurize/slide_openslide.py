@@ -15,7 +15,7 @@ from ..store.arrays import Pixels
 from ..store.errors import SlideError, TissuaryError
 from ..store.slide_file import openslide_bounds
 from .slide import check_region, on_white, tile_box
-from .slide_metadata import square_mpp
+from .slide_metadata import aperio_is_of, square_mpp
 from .slide_photo import check_whole_size
 
 DEFAULT_TILE_PX = 512
@@ -55,6 +55,10 @@ class OpenSlideSlide:
             # OpenSlide ends the whole process where it cannot get the memory for a tile.
             check_whole_size(max(self.tile_px, key=math.prod), path)
             self.metadata_mpp = square_mpp(x, y, path)
+            if properties.get("openslide.vendor") == "aperio" and self.metadata_mpp is not None:
+                description = properties.get("tiff.ImageDescription", "")
+                if not aperio_is_of(description, self.level_dimensions[0], path):
+                    self.metadata_mpp = None
         except TissuaryError:
             self._handle.close()
             raise

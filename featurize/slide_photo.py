@@ -137,8 +137,13 @@ def check_whole_size(size_px: tuple[int, int], path: Path) -> None:
         raise SlideError(msg)
 
 
-def as_rgb(pixels: Pixels, path: Path) -> Pixels:
+def as_rgb(pixels: Pixels, path: Path, *, associated: bool = False) -> Pixels:
     """Turn 8-bit grey (h, w), grey + alpha, RGB or RGBA (h, w, c) into RGB (h, w, 3), alpha on white.
+
+    Parameters
+    ----------
+    associated
+        As `on_white` has it.
 
     Raises
     ------
@@ -155,7 +160,7 @@ def as_rgb(pixels: Pixels, path: Path) -> Pixels:
         return pixels
     if channels == 2:
         pixels = pixels[..., [0, 0, 0, 1]]
-    return on_white(pixels) if channels in (2, 4) else np.repeat(pixels, 3, axis=2)
+    return on_white(pixels, associated=associated) if channels in (2, 4) else np.repeat(pixels, 3, axis=2)
 
 
 def _header_size(path: Path, *, is_jpeg: bool) -> tuple[int, int]:

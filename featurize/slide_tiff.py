@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import struct
@@ -16,12 +17,21 @@ import tifffile
 from ..store.arrays import Pixels
 from ..store.errors import SlideError, TissuaryError
 from .slide import Slide, check_region, tile_box
-from .slide_metadata import tiff_mpp
+from .slide_metadata import is_beside, ome_images, ome_pixels_of, ome_size, tiff_mpp
 from .slide_photo import WholeSlide, as_rgb, check_whole_size
-from .slide_tiff_layout import Level, Plane, check_chain, check_colours, level_of, pyramid, without_extras
+from .slide_tiff_layout import J2K_YCBCR, Level, Plane, check_chain, check_colours, level_of, pyramid, without_extras
 
 DAMAGED = (RuntimeError, ValueError, OSError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error)
 """What tifffile and its codecs were seen to raise on bytes changed at random."""
+
+
+SCANNED_COLOURS = (1, 2, 6)
+"""TIFF photometric: grey with black as 0, RGB, YCbCr."""
+
+SCENE_SCALE = 1.5
+"""Largest ratio of the um/px of two images of one file that counts as one magnification."""
+
+_logger = logging.getLogger(__name__)
 
 
 class TiffSlide:
@@ -88,13 +98,15 @@ class TiffSlide:
         """Decode one tile; see `Slide.decode_tile`. Tiles that the file leaves out are white."""
         _, _, width, height = tile_box(self, (level, column, row), self._path)
         index, planes = self._index(level, column, row), self._levels[level].planes
+        associated = self._levels[level].associated_alpha
         if len(planes) == 1 and fetched[0]:
-            return as_rgb(self._decoded(planes[0], index, fetched[0], out), self._path)[:height, :width]
-        tile = np.full((height, width, 3), 255, dtype=np.uint8)
+            decoded = self._decoded(planes[0], index, fetched[0], out)
+            return as_rgb(decoded, self._path, associated=associated)[:height, :width]
+        tile = np.full((height, width, max(3, len(planes))), 255, dtype=np.uint8)
         for plane, data in zip(planes, fetched, strict=True):
             if data:
                 tile[..., plane.channels] = self._decoded(plane, plane.first_tile + index, data, None)[:height, :width]
-        return tile
+        return as_rgb(tile, self._path, associated=associated)
 
     def _index(self, level: int, column: int, row: int) -> int:
         """Index of a tile in each of its level's planes."""
@@ -157,9 +169,10 @@ def open_tiff(path: Path) -> Slide:
             series = max(file.series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
             check_colours(series, path)
             mpp = tiff_mpp(file, series.keyframe, path)
+            _say_scenes(file, series, path)
             if not series.keyframe.is_tiled:
                 return _decode_whole(path, series, mpp)
-            levels = sorted((level_of(one) for one in pyramid(file, series)), key=lambda one: -one.width)
+            levels = sorted((level_of(one) for one in pyramid(file, series, path)), key=lambda one: -one.width)
             slide = TiffSlide(path, file, tuple(levels), metadata_mpp=mpp)
         except TissuaryError:
             raise
@@ -170,15 +183,68 @@ def open_tiff(path: Path) -> Slide:
         return slide
 
 
+def check_scanned_pages(path: Path) -> None:
+    """Refuse a scanner's TIFF whose pixels OpenSlide would turn into 8-bit RGB in its own way, without a word.
+
+    Raises
+    ------
+    SlideError
+        If its scan is not 8-bit grey, RGB or YCbCr: another depth, negative, palette or print colours.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            check_chain(file, path)
+            pages = [(page.bitspersample, page.photometric) for page in file.pages if page.is_tiled]
+    except DAMAGED:  # what tifffile cannot read may still be known to OpenSlide, which says so otherwise
+        return
+    for bits, photometric in pages:
+        if bits != 8 or photometric not in SCANNED_COLOURS:
+            kind = getattr(photometric, "name", photometric)
+            msg = f"image {path} holds {bits}-bit {kind}; wanted 8-bit grey, RGB or YCbCr: convert it"
+            raise SlideError(msg)
+
+
 def _decode_whole(path: Path, series: Any, mpp: float | None) -> WholeSlide:
-    page = series.keyframe
+    page, level = series.keyframe, level_of(series)
     check_whole_size((page.imagewidth, page.imagelength), path)
-    pixels = series.asarray()
-    if series.axes in ("CYX", "SYX"):
-        pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
-    if pixels.ndim == 3:
-        pixels = without_extras(pixels, page)
-    return WholeSlide(path, as_rgb(pixels, path), metadata_mpp=mpp, reader="tifffile")
+    if page.compression == J2K_YCBCR or any(0 in plane.sizes for plane in level.planes):
+        pixels = _pasted(path, level, page.parent)  # colours to be converted, or strips left out
+    else:
+        pixels = series.asarray()
+        if series.axes in ("CYX", "SYX"):
+            pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+        elif pixels.ndim == 3:
+            pixels = without_extras(pixels, page)
+    pixels = as_rgb(pixels, path, associated=level.associated_alpha)
+    return WholeSlide(path, pixels, metadata_mpp=mpp, reader="tifffile")
+
+
+def _pasted(path: Path, level: Level, file: tifffile.TiffFile) -> Pixels:
+    """Pixels of a level, strip by strip."""
+    return TiffSlide(path, file, (level,), metadata_mpp=None).read(0, 0, 0, level.width, level.height)
+
+
+def _say_scenes(file: Any, series: Any, path: Path) -> None:
+    """Warn where an OME-TIFF holds other scenes than the one that is read; labels and overviews are none."""
+    images = list(ome_images(file)) if file.is_ome else []
+    if len(images) < 2:
+        return
+    main = ome_pixels_of(images, series.keyframe)
+    area, mpp = series.keyframe.imagewidth * series.keyframe.imagelength, None if main is None else ome_size(main, "X")
+    scenes = []
+    for name, pixels in images:
+        size_px = int(pixels.get("SizeX", 0)), int(pixels.get("SizeY", 0))
+        own = ome_size(pixels, "X")
+        alike = own / mpp < SCENE_SCALE and mpp / own < SCENE_SCALE if own and mpp else math.prod(size_px) > area / 10
+        if alike and not is_beside(name):
+            scenes.append((pixels is main, f"{name or 'without a name'} ({size_px[0]} x {size_px[1]} px)"))
+    others = [text for is_main, text in scenes if not is_main]
+    if others:
+        read = next((text for is_main, text in scenes if is_main), f"the image of {series.shape}")
+        _logger.warning(
+            "image %s holds %d scenes: read is %s, the largest; left out is %s. Write each scene to a file of its own "
+            "to read them all", path, len(others) + 1, read, ", ".join(others),
+        )  # fmt: skip
 
 
 def _paste(region: Pixels, tile: Pixels, *, x: int, y: int) -> None:

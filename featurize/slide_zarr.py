@@ -5,6 +5,8 @@ OME-NGFF 0.4 (zarr 2, `multiscales` in the group's attributes) and 0.5 (zarr 3, 
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,14 +14,22 @@ from typing import Any, Self
 import numpy as np
 
 from ..store.arrays import Pixels
-from ..store.errors import ScaleError, SlideError
+from ..store.errors import SlideError, TissuaryError
 from .slide import check_region, tile_box
+from .slide_metadata import square_mpp, um_per_unit
 from .slide_photo import as_rgb
 
 LARGEST_TILE_PX = 1024
 """Chunks beyond this are cut into tiles of it; some writers make one chunk of a whole image."""
 
-MICROMETRES = ("micrometer", "micrometre", "um", "µm", "micron")
+SAME_FACTOR = 0.05
+"""Largest relative difference between the ratio of two levels' scales and that of their sizes: sides are rounded."""
+
+_RGB = ["FF0000", "00FF00", "0000FF"]
+_LAYOUT = "bioformats2raw.layout"
+"""Attribute of a group whose images are its groups "0", "1", ... (OME-NGFF 0.4)."""
+
+log = logging.getLogger(__name__)
 
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError)
 """What zarr raises on groups that are damaged or of another kind."""
@@ -109,48 +119,96 @@ def open_zarr(path: Path) -> ZarrSlide:
     import zarr
 
     try:
-        group = zarr.open_group(path, mode="r")
-        attributes = dict(group.attrs)
-        found = attributes.get("multiscales") or attributes.get("ome", {}).get("multiscales")
-        if not found:
-            msg = f"{path} is a zarr group and no image (it has no 'multiscales'): give the group of one image in it"
-            raise SlideError(msg)
-        axes = [one if isinstance(one, dict) else {"name": one} for one in found[0]["axes"]]
+        group = _image_group(zarr.open_group(path, mode="r"), path)
+        attributes = _attributes(group)
+        image = attributes["multiscales"][0]
+        axes = [one if isinstance(one, dict) else {"name": one} for one in image["axes"]]
         names = "".join(str(one["name"]) for one in axes)
-        datasets = found[0]["datasets"]
-        levels = [group[str(one["path"])] for one in datasets]
-        scales = [_scale_of(one, len(names)) for one in datasets]
-    except SlideError:
+        levels = [group[str(one["path"])] for one in image["datasets"]]
+        scales = _scales(image, len(names))
+        x, y = names.find("x"), names.find("y")
+        _check(path, names, levels, attributes.get("omero", {}).get("channels", []))
+        order = sorted(range(len(levels)), key=lambda level: -levels[level].shape[x])
+        levels, scales = [levels[i] for i in order], [scales[i] for i in order]
+        downsamples = tuple(_downsample(levels, scales, level, x) for level in range(len(levels)))
+        mpp = None
+        if scales[0] is not None:
+            um = [um_per_unit(str(axes[i].get("unit", ""))) for i in (x, y)]
+            sides = [None if one is None else scales[0][i] * one for i, one in zip((x, y), um, strict=True)]
+            mpp = square_mpp(sides[0], sides[1], path)
+    except TissuaryError:
         raise
     except _DAMAGE as error:
         msg = f"{path} cannot be read as OME-Zarr ({error}): it is damaged or of another kind"
         raise SlideError(msg) from error
-    _check(path, names, levels)
-    x, y = names.index("x"), names.index("y")
-    width = levels[0].shape[x]
-    downsamples = tuple(
-        one[x] / scales[0][x] if one is not None and scales[0] is not None else width / array.shape[x]
-        for one, array in zip(scales, levels, strict=True)
-    )
-    mpp = None
-    if scales[0] is not None and str(axes[x].get("unit", "")).lower() in MICROMETRES:
-        mpp = scales[0][x]
-        if abs(scales[0][y] - mpp) > 0.01 * mpp:
-            msg = f"image {path}: pixels are {mpp:g} x {scales[0][y]:g} um; wanted square ones"
-            raise ScaleError(msg)
     return ZarrSlide(path, levels, axes=names, downsamples=downsamples, metadata_mpp=mpp)
 
 
-def _scale_of(dataset: Any, axes: int) -> list[float] | None:
-    """Size of a pixel along each axis, as one level of an image says."""
-    for one in dataset.get("coordinateTransformations", ()):
+def _attributes(group: Any) -> dict[str, Any]:
+    """Attributes of a group as OME-NGFF has them: 0.4 and before at the top, 0.5 below `ome`."""
+    attributes = dict(group.attrs)
+    return attributes if attributes.get("multiscales") else dict(attributes.get("ome", {}))
+
+
+def _image_group(group: Any, path: Path) -> Any:
+    """The group of the image; of bioformats2raw's layout, which may hold several, the largest."""
+    if _attributes(group).get("multiscales"):
+        return group
+    if _LAYOUT in group.attrs or _LAYOUT in _attributes(group):
+        images = {name: one for name, one in group.groups() if _attributes(one).get("multiscales")}
+        sizes = {name: _first_shape(one) for name, one in sorted(images.items())}
+        if sizes:
+            largest = max(sizes, key=lambda name: math.prod(sizes[name]))
+            rest = [name for name in sizes if name != largest]
+            if rest:
+                log.warning(
+                    "image %s holds %d images: read is %s, the largest; left out: %s. Give the group of another to "
+                    "read that", path, len(sizes), largest, ", ".join(f"{one} of {sizes[one]}" for one in rest),
+                )  # fmt: skip
+            return images[largest]
+    msg = f"{path} is a zarr group and no image (it has no 'multiscales'): give the group of one image in it"
+    raise SlideError(msg)
+
+
+def _first_shape(group: Any) -> tuple[int, ...]:
+    return tuple(group[str(_attributes(group)["multiscales"][0]["datasets"][0]["path"])].shape)
+
+
+def _scales(image: dict[str, Any], axes: int) -> list[list[float] | None]:
+    """Size of a pixel along each axis for each level: its own scale, then the one of all levels (OME-NGFF 0.4, 3.4)."""
+    of_all = _scale_of(image, axes)
+    own = [_scale_of(one, axes) for one in image["datasets"]]
+    if of_all is None:
+        return own
+    return [None if one is None else [a * b for a, b in zip(one, of_all, strict=True)] for one in own]
+
+
+def _downsample(levels: list[Any], scales: list[list[float] | None], level: int, x: int) -> float:
+    """How many level-0 pixels a pixel spans; by the levels' sizes where their scales are missing or cannot be meant."""
+    by_size = float(levels[0].shape[x] / levels[level].shape[x])
+    own, first = scales[level], scales[0]
+    if own is None or first is None:
+        return by_size
+    by_scale = own[x] / first[x]
+    slack = SAME_FACTOR + 1 / levels[level].shape[x]
+    return by_scale if abs(by_scale / by_size - 1) <= slack else by_size
+
+
+def _scale_of(described: Any, axes: int) -> list[float] | None:
+    """Scale along each axis that an image, or one level of it, says.
+
+    SpatialData lists a transformation into each of its coordinate systems there, which are no part of the scale.
+    """
+    for one in described.get("coordinateTransformations") or ():
+        if isinstance(one.get("output"), dict):
+            continue
         if one.get("type") == "scale" and len(one.get("scale", ())) == axes and min(map(float, one["scale"])) > 0:
             return [float(value) for value in one["scale"]]
     return None
 
 
-def _check(path: Path, axes: str, levels: list[Any]) -> None:
-    """Refuse what is no picture."""
+def _check(path: Path, axes: str, levels: list[Any], channels: list[Any]) -> None:
+    """Refuse what is no picture, or one of stains that are no red, green and blue."""
     sizes = dict(zip(axes, levels[0].shape, strict=False))
     stacked = [axis for axis in axes if axis not in "cyx" and sizes.get(axis) != 1]
     if not {"y", "x"} <= set(axes) or stacked or levels[0].dtype != np.uint8 or sizes.get("c", 1) not in (1, 3, 4):
@@ -158,4 +216,9 @@ def _check(path: Path, axes: str, levels: list[Any]) -> None:
             f"image {path} holds {levels[0].dtype} of shape {levels[0].shape} along {axes}; wanted 8-bit grey or RGB, "
             "one plane: convert it, or give the H&E image"
         )
+        raise SlideError(msg)
+    colours = [str(one.get("color", "")).upper()[:6] for one in channels if isinstance(one, dict)]
+    if sizes.get("c", 1) > 1 and len(set(colours)) > 1 and colours[:3] != _RGB:
+        named = ", ".join(f"{one.get('label', '')} {one.get('color', '')}".strip() for one in channels)
+        msg = f"image {path} shows its channels as {named}; wanted red, green and blue: give the H&E image"
         raise SlideError(msg)
