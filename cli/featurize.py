@@ -107,6 +107,8 @@ def show_plan(plan: DryRun) -> None:
     out.print(f"in all: {plan.bytes / 1e6:.1f} MB, about {_duration(plan.seconds)}")
     for slide_id, cause in plan.refused:
         out.print(f"REFUSED {slide_id}: {cause}", markup=False)
+    for name, reason in plan.left_out:
+        out.print(f"NOT READ {name}: {reason}", markup=False)
 
 
 def _duration(seconds: float) -> str:

@@ -82,7 +82,7 @@ def import_(
 
 def _say(report: ImportReport, declared: Declared) -> None:
     """Say in words what was imported."""
-    from ..featurize.sources.slides import without_image_suffix
+    from ..featurize.sources.images import without_image_suffix
     from ..store.naming import UNKNOWN_PATIENT
     from ..store.patients import look_alike_warning
 
@@ -122,7 +122,7 @@ def read_patients(path: Path) -> tuple[dict[str, str], dict[str, float]]:
     """
     import csv
 
-    from ..featurize.sources.slides import without_image_suffix
+    from ..featurize.sources.images import without_image_suffix
     from ..store.errors import CohortError
     from ..store.patients import known_text, patient_name
 
@@ -154,13 +154,17 @@ def slide_looks(folder: Path | None) -> Look:
         return lambda _: None
     import functools
 
+    from ..featurize.cohort import LeftOut, Refused
     from ..featurize.sources.slides import slide_samples
 
-    images = {sample.slide_id: sample.image for sample in slide_samples(folder)}
+    found = {one.slide_id: one for one in slide_samples(folder) if not isinstance(one, LeftOut)}
 
     @functools.lru_cache(maxsize=1)
     def look(slide_id: str) -> Any:
-        return _look_at(images[slide_id]) if slide_id in images else None
+        one = found.get(slide_id)
+        if isinstance(one, Refused):
+            raise one.cause
+        return None if one is None else _look_at(one.image)
 
     return look
 

@@ -104,6 +104,18 @@ class Refused:
     cause: TissuaryError
 
 
+NO_IMAGE = "no image"
+"""Reason of a `LeftOut` that nobody took for a slide, such as a table."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder of a source that is no slide of the cohort, and why."""
+
+    name: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Slides to featurize.
@@ -114,11 +126,14 @@ class Cohort:
         Which reader found them, and why it was chosen.
     refused
         Slide and cause, of the slides that are not among the samples because their source cannot be used.
+    left_out
+        Name and reason, of the files and folders in a folder of images that are no slide.
     """
 
     samples: tuple[Sample, ...]
     source: str
     refused: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = None) -> Cohort:
@@ -148,7 +163,9 @@ def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = 
     from .sources.access import reading
 
     with reading(source):
-        found, chosen = _find(source, format)
+        everything, chosen = _find(source, format)
+    found = [one for one in everything if not isinstance(one, LeftOut)]
+    left_out = tuple((one.name, one.reason) for one in everything if isinstance(one, LeftOut))
     repeated = [name for name, times in Counter(one.slide_id for one in found).items() if times > 1]
     if repeated:
         msg = f"{source}: slide id {', '.join(repeated)} occurs more than once: rename, so that each slide has its own"
@@ -161,10 +178,10 @@ def load_cohort(source: Path, *, format: str = "auto", pitch_um: float | None = 
         for other in refused[1:]:
             first.add_note(f"{other.slide_id}: {other.cause}")
         raise first
-    return Cohort(samples, chosen, tuple((one.slide_id, str(one.cause)) for one in refused))
+    return Cohort(samples, chosen, tuple((one.slide_id, str(one.cause)) for one in refused), left_out)
 
 
-def _find(source: Path, format: str) -> tuple[tuple[Sample | Refused, ...], str]:
+def _find(source: Path, format: str) -> tuple[tuple[Sample | Refused | LeftOut, ...], str]:
     """What the reader of a format finds, and which reader that is."""
     from .sources import SOURCES, detect
 

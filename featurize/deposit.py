@@ -22,6 +22,9 @@ from .precut import PrecutSlide
 from .slide import Slide
 
 DIGEST_BYTES = 1 << 20
+HEAD_BYTES = 4096
+"""Of a DICOM file: its head holds the identifiers that no two files share."""
+
 ZARR_METADATA = ("zarr.json", ".zattrs", ".zarray", ".zgroup")
 
 
@@ -121,8 +124,8 @@ def deposit_counts(root: Path, slide_id: str, measured: Measured, patches: Patch
 def source_digest(image: Path) -> str:
     """sha256 over size, first and last MiB: names a gigabyte file without reading all of it.
 
-    Of a folder, as zarr has, over the names and sizes of all its files, and the bytes of the small ones that say what
-    is in it.
+    Of a folder, as OME-Zarr and DICOM have, over the names and sizes of all its files, and the bytes that say what is
+    in it: zarr's small files of metadata, the head of each DICOM file.
     """
     if image.is_dir():
         return _folder_digest(image)
@@ -137,8 +140,12 @@ def source_digest(image: Path) -> str:
 
 def _folder_digest(folder: Path) -> str:
     sha = hashlib.sha256()
+    is_dicom = not any((folder / name).is_file() for name in ZARR_METADATA)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         sha.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         if path.name in ZARR_METADATA:
             sha.update(path.read_bytes())
+        elif is_dicom:
+            with path.open("rb") as file:
+                sha.update(file.read(HEAD_BYTES))
     return sha.hexdigest()

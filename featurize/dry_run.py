@@ -70,6 +70,8 @@ class DryRun:
     ----------
     refused
         (slide, cause) of slides that could not be done.
+    left_out
+        (name, reason) of the files and folders of the source that are no slide.
     patches_per_second
         Forward rate by `backbone@view`, as calibrated.
     """
@@ -83,6 +85,7 @@ class DryRun:
     patches_per_second: dict[str, float]
     bytes: int
     seconds: float
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def dry_run(
@@ -134,6 +137,7 @@ def dry_run(
         patches_per_second=cost.rates(),
         bytes=sum(slide.bytes for slide in slides),
         seconds=sum(slide.seconds for slide in slides),
+        left_out=cohort.left_out,
     )
 
 

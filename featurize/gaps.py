@@ -6,7 +6,7 @@ import logging
 
 from ..store.naming import UNKNOWN_PATIENT
 from ..store.patients import look_alike_warning
-from .cohort import Cohort, Sample
+from .cohort import NO_IMAGE, Cohort, Sample
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def announce(cohort: Cohort, *, mpp: float | None = None) -> None:
     """
     refused = f", {len(cohort.refused)} refused" if cohort.refused else ""
     log.info("%d slides%s, read as %s", len(cohort.samples), refused, cohort.source)
+    _announce_left_out(cohort)
     alike = look_alike_warning(sample.patient_id for sample in cohort.samples)
     if alike:
         log.warning("%s", alike)
@@ -52,6 +53,17 @@ def announce(cohort: Cohort, *, mpp: float | None = None) -> None:
         log.warning("not said by the source:\n%s", gap_table(missing))
     elif rows:
         log.info("um/px of %d slides is left to their images", len(rows))
+
+
+def _announce_left_out(cohort: Cohort) -> None:
+    """List what of a folder is no slide; files that are no image are counted."""
+    listed = [f"  {name}: {reason}" for name, reason in cohort.left_out if reason != NO_IMAGE]
+    if listed:
+        more = [f"  ... and {len(listed) - MOST_ROWS} more"] if len(listed) > MOST_ROWS else []
+        log.warning("not read:\n%s", "\n".join([*listed[:MOST_ROWS], *more]))
+    others = len(cohort.left_out) - len(listed)
+    if others:
+        log.info("%d other files and folders are no images", others)
 
 
 def gap_table(rows: list[Row]) -> str:

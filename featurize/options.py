@@ -238,6 +238,8 @@ class FeaturizeReport:
     ----------
     failed
         (slide, cause) of slides that could not be done; the others are complete.
+    left_out
+        (name, reason) of the files and folders of the source that are no slide.
     left
         (slide, who) of slides that another job was at, and that were left to it.
     retried
@@ -258,3 +260,4 @@ class FeaturizeReport:
     stages: StageReport
     left: tuple[tuple[str, str], ...] = ()
     retried: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()

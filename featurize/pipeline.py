@@ -158,6 +158,7 @@ def _report(cohort: Cohort, found: Dispatched, root: Path, *, seconds: float) ->
         stages=found.stages,
         left=left,
         retried=found.retried,
+        left_out=cohort.left_out,
     )
 
 

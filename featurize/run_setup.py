@@ -34,7 +34,9 @@ def cohort_of(source: str | Path, options: FeaturizeOptions, *, format: str) -> 
         return cohort
     samples = shard_of(cohort.samples, options.share)
     said = f"{cohort.source}; shard {options.share}: {len(samples)} of {len(cohort.samples)} slides"
-    mine = replace(cohort, samples=samples, source=said, refused=() if options.share.index else cohort.refused)
+    mine = replace(cohort, samples=samples, source=said)
+    if options.share.index:
+        mine = replace(mine, refused=(), left_out=())
     announce(mine, mpp=options.mpp)
     return mine
 

@@ -79,7 +79,10 @@ def dicom_slides(folder: Path) -> dict[str, list[DicomFile]]:
     found: dict[str, list[DicomFile]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            file = read_dicom(path)
+            try:
+                file = read_dicom(path)
+            except OSError:  # listed by name as not to be read, and no reason to lose the others
+                continue
             if file is not None:
                 found.setdefault(file.series, []).append(file)
     return {series: files for series, files in found.items() if any(file.is_level for file in files)}

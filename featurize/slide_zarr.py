@@ -5,6 +5,7 @@ OME-NGFF 0.4 (zarr 2, `multiscales` in the group's attributes) and 0.5 (zarr 3, 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -104,6 +105,20 @@ def is_zarr(path: Path) -> bool:
         return any((path / name).is_file() for name in ("zarr.json", ".zattrs"))
     except OSError:  # what may not be looked at is told by the reader that is tried next
         return False
+
+
+def is_image_group(path: Path) -> bool:
+    """Whether a path is the folder of an OME-Zarr image, or of images in bioformats2raw's layout."""
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            said = json.loads((path / name).read_bytes())
+            attributes = said.get("attributes", {}) if name == "zarr.json" else said
+            keys = {*attributes, *attributes.get("ome", ())}
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue
+        if keys & {"multiscales", _LAYOUT}:
+            return True
+    return False
 
 
 def open_zarr(path: Path) -> ZarrSlide:

@@ -580,8 +580,11 @@ class TestPlainSlides:
     def test_two_images_of_one_name(self, tmp_path):
         write(tmp_path / "a.svs", "")
         write(tmp_path / "a.jpg", "")
-        with pytest.raises(CohortError, match="slide id a occurs more than once"):
+        with pytest.raises(CohortError, match=r"a\.jpg, a\.svs are all called a, .*name the one that is meant"):
             load_cohort(tmp_path)
+        write(tmp_path / "b.svs", "")
+        cohort = load_cohort(tmp_path)
+        assert ([one.slide_id for one in cohort.samples], [name for name, _ in cohort.refused]) == (["b"], ["a"])
 
     def test_a_folder_without_images(self, tmp_path):
         with pytest.raises(CohortError, match="holds no image directly in it"):

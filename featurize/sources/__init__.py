@@ -6,17 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...store.errors import CohortError
-from ..cohort import Refused, Sample
+from ..cohort import LeftOut, Refused, Sample
 from ..precut import is_precut
 from .anndata_slides import h5ad_files, h5ad_samples
 from .hest import hest_patch_samples, hest_samples, hest_why
+from .images import list_images
 from .manifest import MANIFEST_NAMES, MANIFEST_SUFFIXES, manifest_samples
-from .slides import image_files, slide_samples
+from .slides import slide_samples
 from .spaceranger import spaceranger_runs, spaceranger_samples, spaceranger_why
 from .spatialdata_ import is_spatialdata, spatialdata_folders, spatialdata_samples
 from .st import st_root, st_samples
 
-SOURCES: dict[str, Callable[[Path], tuple[Sample | Refused, ...]]] = {
+SOURCES: dict[str, Callable[[Path], tuple[Sample | Refused | LeftOut, ...]]] = {
     "manifest": manifest_samples,
     "st": st_samples,
     "hest": hest_samples,
@@ -48,9 +49,13 @@ def detect(source: Path) -> tuple[str, str]:
     msg = (
         f"{source} holds no {' or '.join(MANIFEST_NAMES)}, no ST-imgs or data/ST-imgs, nothing of HEST-1k (st, wsis, "
         "patches), Space Ranger (spatial, outs, binned_outputs) or SpatialData (.zarr), no .h5ad, and no image "
-        "directly in it: give the folder that does, a manifest, or one image"
+        f"directly in it: give the folder that does, a manifest, or one image{_not_read(source)}"
     )
     raise CohortError(msg)
+
+
+def _not_read(source: Path) -> str:
+    return list_images(source).not_read() if source.is_dir() else ""
 
 
 def _detect_file(source: Path) -> tuple[str, str]:
@@ -87,7 +92,9 @@ def _detect_folder(source: Path) -> tuple[str, str] | None:
     counted = h5ad_files(source)
     if counted:
         return "h5ad", f"the folder holds {len(counted)} .h5ad file(s) and no manifest"
-    images = image_files(source)
+    images = list_images(source).images
+    if len(images) == 1 and images[0].path == source:
+        return "slides", f"{source.name} is one slide"
     if images:
         return "slides", f"the folder holds {len(images)} image(s) and neither manifest nor ST-imgs"
     return None

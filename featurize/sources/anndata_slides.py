@@ -18,7 +18,6 @@ from ..cohort import Refused, Sample, unknown_patient
 from .access import reading
 from .h5ad import damaged, read_h5ad, refuse_prediction
 from .images import image_named, images_below
-from .slides import slide_name
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def h5ad_samples(source: Path) -> tuple[Sample | Refused, ...]:
         msg = f"{source} holds no .h5ad directly in it: give the folder that does, or one file"
         raise CohortError(msg)
     names = {path.stem for path in files}
-    alone = [slide_name(image) for image in images_below(files[0].parent) if slide_name(image) not in names]
+    alone = [image.slide_id for image in images_below(files[0].parent).images if image.slide_id not in names]
     if alone and source.is_dir():
         log.warning(
             "%s: %d image(s) without an AnnData are left out, the first is %s; --format slides takes images alone",

@@ -23,8 +23,8 @@ from .access import reading
 from .count_matrix import CountMatrix
 from .h5ad import read_h5ad
 from .hest_metadata import HestFacts, HestMetadata
+from .images import Listing, list_images
 from .joining import join
-from .slides import image_files, slide_name
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +49,16 @@ def hest_samples(source: Path) -> tuple[Sample | Refused, ...]:
     CohortError
         If the layout is not there, or the CSV cannot be read.
     """
-    images = {slide_name(path): path for path in _files(source / "wsis")}
+    listing = _images(source / "wsis")
+    images = {one.slide_id: one.path for one in listing.images}
+    unclear = {one.slide_id: refused for one in listing.images if (refused := listing.unclear(one.slide_id))}
     patches = {path.stem: path for path in _h5(source / PATCHES)}
     counts = _counts(source)
     if not counts and not images:
         msg = f"{source} holds neither st/*.h5ad nor images in wsis, so it is not HEST-1k: give its root"
         raise CohortError(msg)
-    return _samples(sorted({*images, *patches, *counts}), patches | images, counts, HestMetadata(source))
+    samples = _samples(sorted({*images, *patches, *counts}), patches | images, counts, HestMetadata(source))
+    return tuple(unclear.get(one.slide_id, one) for one in samples)
 
 
 def hest_patch_samples(source: Path) -> tuple[Sample | Refused, ...]:
@@ -181,9 +184,9 @@ def _counts(root: Path) -> dict[str, Path]:
     return {}
 
 
-def _files(folder: Path) -> list[Path]:
+def _images(folder: Path) -> Listing:
     with reading(folder):
-        return image_files(folder) if folder.is_dir() else []
+        return list_images(folder) if folder.is_dir() else Listing(())
 
 
 def _h5(folder: Path) -> list[Path]:

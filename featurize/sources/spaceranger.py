@@ -16,8 +16,7 @@ from pathlib import Path
 from ...store.errors import CohortError
 from ..cohort import Refused, Sample, unknown_patient
 from .access import reading
-from .images import images_below
-from .slides import slide_name
+from .images import images_below, slide_name
 from .spaceranger_run import POSITIONS, SCALE_FACTORS, read_run
 
 VISIUM_PITCH_UM = 100.0
@@ -147,14 +146,16 @@ def _sample(run: Run, source: Path) -> Sample | Refused:
 def _image(run: Run, source: Path) -> Path:
     """The only image around a run; of several the one called `tissue_image`, as 10x calls it beside CytAssist's."""
     around = run.outs.parent if run.outs.name == "outs" else run.outs
-    found = [image for folder in dict.fromkeys((run.outs, around)) for image in images_below(folder)]
+    listings = [images_below(folder) for folder in dict.fromkeys((run.outs, around))]
+    found = [image.path for listing in listings for image in listing.images]
     if not found:
-        found = [image for image in images_below(source) if slide_name(image) == run.slide_id]
+        listings.append(images_below(source))
+        found = listings[-1].named(run.slide_id)
     if len(found) > 1:
         found = [image for image in found if slide_name(image).endswith("tissue_image")] or found
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(image.name for image in found) or "none"
+    listed = ", ".join(image.name for image in found) or f"none{''.join(one.not_read() for one in listings)}"
     msg = (
         f"{run.outs} needs the full-resolution image that Space Ranger was given, found {listed}: put that one image "
         "into the run's folder, or name it in a manifest whose counts are the run's folder. (tissue_hires_image.png is "

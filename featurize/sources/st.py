@@ -17,8 +17,8 @@ from ...store.patients import patient_name
 from ..cohort import Measured, Refused, Sample, unknown_patient
 from .access import reading
 from .count_matrix import read_count_table
+from .images import image_files
 from .joining import join
-from .slides import image_files
 from .spot_table import read_spots
 
 
