@@ -13,8 +13,12 @@ from scipy.sparse import csr_matrix
 
 from ..store.arrays import Floats, Ints, Strings
 from ..store.errors import CohortError, InvalidNameError, ScaleError, TissuaryError
+from ..store.foreign import tool_output
 from ..store.naming import UNKNOWN_PATIENT, check_name
 from ..store.scale import MAX_DISAGREEMENT
+
+_OUTPUT_SUFFIXES = (".h5", ".pt", ".npz", ".json")
+"""Endings of single files that are no image and that other tools write."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +193,41 @@ def _find(source: Path, format: str) -> tuple[tuple[Sample | Refused | LeftOut, 
         msg = f"{source} does not exist: give a folder, a manifest or an image"
         raise CohortError(msg)
     if format == "auto":
-        format, why = detect(source)
+        try:
+            format, why = detect(source)
+        except CohortError as error:
+            if (output := tool_output(source)) is None:
+                raise
+            raise CohortError(str(output)) from error
+        _check_no_output(source, format)
     elif format in SOURCES:
         why = "as asked"
     else:
         msg = f"format {format!r} is not known: choose one of auto, {', '.join(SOURCES)}"
         raise CohortError(msg)
     return SOURCES[format](source), f"{format}: {why}"
+
+
+def _check_no_output(source: Path, format: str) -> None:
+    """Refuse what only looks like a cohort: a table, counts, one file or pictures that another tool wrote as output.
+
+    Raises
+    ------
+    CohortError
+        If it is, with what can be done.
+    """
+    from .sources.slides import image_files
+
+    pictures = image_files(source) if format == "slides" and source.is_dir() else []
+    beside_features = bool(pictures) and all(one.with_suffix(".h5").is_file() for one in pictures)
+    file = source.is_file() and format == "slides" and source.suffix in _OUTPUT_SUFFIXES
+    if format not in ("manifest", "h5ad") and not beside_features and not file:
+        return
+    output = tool_output(source)
+    if output is not None and (
+        file or output.tool in ("eva", "spared") or (beside_features and output.tool == "STAMP")
+    ):
+        raise CohortError(str(output))
 
 
 def _named(found: Sample | Refused) -> Sample | Refused:

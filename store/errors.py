@@ -3,6 +3,33 @@
 Every message names what came, what was wanted, and how to mend it.
 """
 
+from __future__ import annotations
+
+import re
+
+_PICKLED = re.compile(r"weights.only|allow_pickle|pickled|unpickl", re.IGNORECASE)
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
+
+
+def plain_text(error: BaseException) -> str:
+    """Text of another library's error, for a message of ours, without advice to switch a protection off.
+
+    torch, numpy and transformers answer what would run code with the option that lets it run. Of such a text only the
+    fact is kept, and the name of what would be called.
+    """
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return "it needs code that lies beside its weights on the hub, and such code is not run"
+    if _PICKLED.search(text):
+        called = _GLOBAL.search(text)
+        return "it holds pickled objects, which can run code" + (f": {called[1]}" if called else "")
+    return text
+
+
+def plain_reason(error: BaseException) -> str:
+    """First line of `plain_text`; the kind of error where it has no text."""
+    return next(iter(plain_text(error).splitlines()), type(error).__name__)
+
 
 class TissuaryError(Exception):
     """Base of all errors that tissuary raises on purpose; the commands turn it into exit code 2."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .atomic import atomic_path
-from .errors import MissingDependencyError, StoreError
+from .errors import MissingDependencyError, StoreError, plain_reason
 from .feature_column import FeatureColumn
 from .index_record import IndexRecord
 from .ivf import IvfIndex
@@ -97,11 +98,8 @@ def load_index(
         if name != unread and not _is_as_written(folder / name, digest):
             msg = f"{folder / name} is missing or not what was written: run `tissuary index` again"
             raise StoreError(msg)
-    with np.load(folder / meta["files"]["rows"], allow_pickle=False) as rows:
-        arrays = {name: rows[name] for name in ARRAYS}
-    path = folder / meta["files"]["vectors"]
-    if record.kind == "exact":
-        base = np.load(path, allow_pickle=False)
+    arrays, base = _read_arrays(folder, meta, vectors=record.kind == "exact")
+    if base is not None:
         return SearchIndex(record, flat_index(base, longest=record.longest, device=device), **arrays)
     if open_column is None:
         msg = f"the inverted lists of {folder} are scored with the features: open them through `Store`"
@@ -110,7 +108,19 @@ def load_index(
     column = FeatureColumn(column.key, column.fingerprint, column.parts, arrays["shift"], arrays["scale"])
     unit = record.metric == "cosine"
     flat = StoredVectors(column, arrays["slide"], arrays["row"], unit=unit, longest=record.longest)
-    return SearchIndex(record, flat, **arrays, ivf=_read_ivf(path) if lists else None)
+    return SearchIndex(record, flat, **arrays, ivf=_read_ivf(folder / meta["files"]["vectors"]) if lists else None)
+
+
+def _read_arrays(folder: Path, meta: dict[str, Any], *, vectors: bool) -> tuple[dict[str, Any], Any]:
+    """Row map and standardisation, and the vectors where they are asked for; pickled objects are refused."""
+    rows, base = folder / meta["files"]["rows"], folder / meta["files"]["vectors"]
+    try:
+        with np.load(rows, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS}
+        return arrays, np.load(base, allow_pickle=False) if vectors else None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        msg = f"{folder} does not hold the arrays of an index ({plain_reason(error)}): run `tissuary index` again"
+        raise StoreError(msg) from error
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from .errors import InvalidNameError, StoreError
+from .foreign import tool_output
 from .naming import FeatureKey
 
 _LOOKED_AT = 300
@@ -79,7 +80,10 @@ def _what_is_there(path: Path) -> str:
         near = difflib.get_close_matches(path.name, [one.name for one in beside], n=3, cutoff=0.5)
         likely = [one for one in beside if one.name in near] or beside
         return f"there is no such folder. {f'Did you mean {_listed(likely)}?' if likely else make}"
+    output = tool_output(path)
     if not path.is_dir():
+        if output is not None:
+            return f"it {output.said}"
         return "it is a file, and a store is the folder that `tissuary featurize SOURCE --store FOLDER` makes."
     below = list(_stores_below(path))
     if below:
@@ -92,6 +96,8 @@ def _what_is_there(path: Path) -> str:
         return "it is a run of `tissuary train`, which `tissuary predict RUN STORE --out DIR` takes before the store."
     if _REPORT in found:
         return "it is a report of `tissuary compare`. Give the store that was compared."
+    if output is not None:
+        return f"it {output.said}"
     return f"it has no slides/*.h5, as every store does; it holds {', '.join(found[:3])}. {make_other}"
 
 

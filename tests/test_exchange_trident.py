@@ -422,7 +422,7 @@ def test_a_job_of_another_tool_or_none_is_named(job, root, tmp_path):
     path = stamp(tmp_path / "in", "s1", np.array([[256.486, 0], [512.972, 0]]), vectors(2))
     for place, match in (
         (path, "it looks like STAMP's: import it with --format stamp"),
-        (tmp_path / "in", "holds no file that TRIDENT writes: s1.h5 looks like STAMP's, --format stamp"),
+        (tmp_path / "in", "in is the output of STAMP (toynet-49b04e14/s1.h5): take its features with `tissuary"),
         (tmp_path / "nothing", "nothing does not exist: check the path"),
     ):
         code, _, err = run_command("import", place, "--format", "trident", "--store", root, "--mpp", "0.5")

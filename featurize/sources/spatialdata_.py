@@ -19,6 +19,7 @@ import numpy as np
 
 from ...store.arrays import Floats
 from ...store.errors import CohortError, MissingDependencyError
+from ...store.foreign import is_lazyslide
 from ...store.patients import patient_name
 from ..cohort import Measured, Refused, Sample, Spots, unknown_patient
 from .access import reading
@@ -51,11 +52,11 @@ class Slide:
 
 
 def is_spatialdata(path: Path) -> bool:
-    """Whether a folder is a SpatialData on disk."""
+    """Whether a folder is a SpatialData on disk; those of LazySlide hold tiles and features, and no slide."""
     with reading(path):
         groups = ("images", "tables", "table", "shapes")
         is_group = any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
-        return is_group and any((path / name).is_dir() for name in groups)
+        return is_group and any((path / name).is_dir() for name in groups) and not is_lazyslide(path)
 
 
 def spatialdata_folders(source: Path) -> list[Path]:

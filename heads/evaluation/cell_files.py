@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...store.atomic import atomic_path
+from ...store.errors import plain_reason
 from ...store.feature_column import FeatureColumn
 from ...store.table import Table
 
@@ -81,7 +82,7 @@ class CellFolder:
                 prediction, words = file["prediction"], json.loads(str(file["words"]))
             trained = Trained(prediction=prediction, **words)
         except (*DAMAGED, TypeError) as error:
-            log.warning("%s is damaged (%s): this cell is trained again", path, error)
+            log.warning("%s is damaged (%s): this cell is trained again", path, plain_reason(error))
             return None
         self.taken += 1
         return trained

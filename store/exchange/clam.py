@@ -11,16 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Floats
-from ..errors import DamagedFileError, MissingDependencyError, StoreError
+from ..errors import StoreError
 from .foreign import Foreign, Found, plain_number
-from .hdf import array_of, checked_vectors, number, open_foreign, points_of, vectors_of
+from .hdf import array_of, number, open_foreign, points_of, vectors_of
+from .torch_file import read_torch_file
 
 TOOL = "CLAM"
-
-_PICKLE_DAMAGE = (
-    *(OSError, RuntimeError, EOFError, LookupError, ArithmeticError, MemoryError),
-    *(ValueError, TypeError, AttributeError, AssertionError),
-)
 
 
 def find_clam(path: Path, *, coords: Path | None = None) -> tuple[Found, ...]:
@@ -121,39 +117,10 @@ def _check_finished(path: Path) -> None:
 def _read_features(path: Path) -> tuple[Floats | None, Floats | None]:
     """Features and corners of a file, either None where it holds none."""
     if path.suffix == ".pt":
-        return _read_pt(path), None
+        return read_torch_file(path), None
     with open_foreign(path) as file:
         features = vectors_of(file, "features") if "features" in file else None
         return features, points_of(file) if "coords" in file else None
-
-
-def _read_pt(path: Path) -> Floats:
-    """Read a plain tensor; a file that would run code is refused by `weights_only`."""
-    import pickle
-    import struct
-
-    try:
-        import torch
-    except ImportError as error:
-        msg = f"{path} is a torch file, and torch is not installed: import the h5_files instead"
-        raise MissingDependencyError(msg) from error
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-        values = _plain(tensor) if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
-    except (*_PICKLE_DAMAGE, pickle.UnpicklingError, struct.error) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        msg = f"{path} cannot be read as a plain tensor ({first}): only tensors are loaded, never code"
-        raise DamagedFileError(msg) from error
-    if values is None:
-        msg = f"{path} holds {type(tensor).__name__}; wanted one floating-point tensor (n, dim)"
-        raise StoreError(msg)
-    return checked_vectors(values, str(path))
-
-
-def _plain(tensor: Any) -> Any:
-    """The values of a tensor, of a parameter too; numpy has no bfloat16, and float32 holds it."""
-    bare = tensor.detach()
-    return (bare.float() if str(bare.dtype) == "torch.bfloat16" else bare).numpy()
 
 
 def _read_place(

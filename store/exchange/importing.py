@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..atomic import sweep_partials
 from ..errors import FingerprintError, StoreError, TissuaryError
-from ..foreign import TOOLS, tool_of
+from ..foreign import TOOLS, tool_of, tool_output
 from ..naming import check_name
 from ..one_encoder import KeyFingerprints
 from .deposit import Imported, deposit
@@ -36,11 +36,14 @@ class Importer:
     ----------
     find
         Takes the path, and the folder of coordinates that was declared.
+    leaves
+        (name, reason) of what lies below a path and is not taken.
     """
 
     tool: str
     find: Callable[[Path, Path | None], tuple[Found, ...]]
     read: Callable[[Found], Foreign]
+    leaves: Callable[[Path], tuple[tuple[str, str], ...]] = lambda _: ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def import_files(
     folders: set[str] = set()
     seen: dict[str, str] = {}
     done: list[Imported] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = [*importer.leaves(path)]
     failed: list[tuple[str, str]] = []
     for i, found in enumerate(files):
         progress(found.slide_id, i, len(files))
@@ -130,11 +133,14 @@ def _files_of(path: Path, importer: Importer, *, coords: Path | None) -> tuple[F
         msg = f"--coords {coords} is no folder: give the one that holds the patches files"
         raise StoreError(msg)
     files = importer.find(path, coords)
+    if files and any(found.path.suffix != ".pt" for found in files):
+        return files
+    output = tool_output(path)  # other tools write .pt too
+    if output is not None and output.tool != importer.tool:
+        msg = f"no file of {importer.tool}: {output}"
+        raise StoreError(msg)
     if not files:
-        first = path if path.is_file() else next(iter(sorted(path.rglob("*.h5"))), path)
-        looks = _looks_like(first)
-        mend = f"{first.name} looks like {TOOLS[looks]}'s, --format {looks}" if looks else "check path and --format"
-        msg = f"{path} holds no file that {importer.tool} writes: {mend}"
+        msg = f"{path} holds no file that {importer.tool} writes: check path and --format"
         raise StoreError(msg)
     return files
 

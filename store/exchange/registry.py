@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import StoreError
+from ..foreign import way_without_importer
 from .clam import find_clam, read_clam
 from .exporting import Exporter
 from .h5ad import write_h5ad
@@ -10,11 +11,11 @@ from .hest import find_hest, read_hest
 from .importing import Importer
 from .spatialdata_ import check_spatialdata, write_spatialdata
 from .stamp import find_stamp, read_stamp, write_stamp
-from .trident import find_trident, read_trident, write_trident
+from .trident import find_trident, read_trident, slide_vectors, write_trident
 from .triplex import find_triplex, read_triplex
 
 IMPORTERS: dict[str, Importer] = {
-    "trident": Importer("TRIDENT", lambda path, _: find_trident(path), read_trident),
+    "trident": Importer("TRIDENT", lambda path, _: find_trident(path), read_trident, slide_vectors),
     "clam": Importer("CLAM", lambda path, coords: find_clam(path, coords=coords), read_clam),
     "stamp": Importer("STAMP", lambda path, _: find_stamp(path), read_stamp),
     "hest": Importer("HEST", lambda path, coords: find_hest(path, coords=coords), read_hest),
@@ -39,6 +40,8 @@ def importer_named(name: str) -> Importer:
     """
     if name not in IMPORTERS:
         msg = f"--format {name!r} cannot be imported: choose one of {', '.join(IMPORTERS)}"
+        if way := way_without_importer(name):
+            msg += f". {way}"
         raise StoreError(msg)
     return IMPORTERS[name]
 
