@@ -31,6 +31,7 @@ def add_slide(
     bounds_px=None,
     size_px=None,
     genes=GENES,
+    picture=True,
 ):
     """A slide with features; with counts that follow them where its patches are spots, none in rows `empty`."""
     rng = np.random.default_rng(seed)
@@ -45,7 +46,8 @@ def add_slide(
     record = SlideRecord(
         slide_id, patient, width, height, MPP, "manifest", {"manifest": MPP}, source, digest, "tests", bounds_px
     )
-    write_slide(slide_path(root, slide_id), record, thumbnail=rng.integers(0, 255, (60, 60, 3)).astype(np.uint8))
+    thumbnail = rng.integers(0, 255, (60, 60, 3)).astype(np.uint8) if picture else None
+    write_slide(slide_path(root, slide_id), record, thumbnail=thumbnail)
     write_patches(patches_path(root, slide_id, patches=patches), place, slide_id=slide_id)
     x = rng.normal(size=(n, DIM)) * (1 + 0.3 * np.arange(DIM)) + shift
     header = FeatureHeader(

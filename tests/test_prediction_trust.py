@@ -114,7 +114,7 @@ def test_runs_of_unknown_patients_or_without_a_record_say_so(root, tmp_path):
         del file["uns/tissuary/training_overlap"]  # as it was before
     (told,) = predict(path.parent, tmp_path / "store", out, options=replace(BARE, slides=("C1",))).done
     assert told.kept
-    assert told.notes == ("C1.h5ad does not say so of its training: delete it to have it written again",)
+    assert "C1.h5ad, which is kept, does not say that it is not known" in told.notes[0]
 
 
 @pytest.mark.parametrize("protocol", ["strict", "nh2st-paper", "m2ort-paper"])
@@ -187,13 +187,23 @@ def test_unlike_tissue_runs_from_calm_to_alarming_and_names_its_quantity(root, t
     said, save = [], Figure.savefig
 
     def kept(figure, *words, **options):
-        said.append([text.get_text() for text in figure.texts] + [axes.get_xlabel() for axes in figure.axes])
-        return save(figure, *words, **options)
+        save(figure, *words, **options)
+        texts = [*figure.texts, *(axes.xaxis.label for axes in figure.axes if axes.get_xlabel())]
+        boxes = [text.get_window_extent() for text in texts]
+        for number, box in enumerate(boxes):
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, texts[number]
+            assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, texts[number]
+            assert not any(box.overlaps(other) for other in boxes[:number]), texts[number]
+        said.append([text.get_text() for text in texts])
 
-    monkeypatch.setattr(map_picture, "DPI", 30)
+    monkeypatch.setattr(map_picture, "DPI", 100)
     monkeypatch.setattr(Figure, "savefig", kept)
-    predict(root / "run", root / "others", tmp_path, options=PredictOptions(slides=("A1", "Z1"), genes=("gene11",)))
-    gene, far, _, other = said
+    options = PredictOptions(slides=("A1", "Z1"), genes=("gene11",), geojson=False)
+    predict(root / "run", root / "others", tmp_path, options=options)
+    long = "TCGA-XX-1234-01Z-00-DX1.A8D1B1A6-4D0A-4E5C-9C2B-0123456789AB"  # and no picture to stand beside
+    add_slide(tmp_path / "bare", long, patient="unknown:1", patches=GRID, n=9, picture=False)
+    predict(root / "run", tmp_path / "bare", tmp_path, options=replace(options, slides=(long,)))
+    gene, far, _, other, *_ = said
     assert {"A1: gene11", "measured", "predicted by ridge", "gene11, ln(1 + counts per 10,000)"} < set(gene)
     assert "This slide trained the run: this is no test of a new patient." in gene
     assert "A1: distance to the training data" in far

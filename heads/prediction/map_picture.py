@@ -20,11 +20,10 @@ from .marks import Mark, mark_of
 from .shapes import Shape
 from .slide_map import Measured, SlideMap
 
-PANEL_INCH, BAR_INCH, TITLE_INCH, LINE_INCH, NAME_INCH = 3.6, 0.62, 0.32, 0.135, 0.2
-GAP_INCH, EDGE_INCH = 0.15, 0.12
+PANEL_INCH, BAR_INCH, NAME_INCH, GAP_INCH, EDGE_INCH = 3.6, 0.66, 0.2, 0.15, 0.12
 DPI = 200
-CHARACTERS_AN_INCH = 19
-"""Of the lines below the title, so that they are broken before they leave the picture."""
+TITLE, UNDER = (10, 0.19, 12), (7, 0.135, 19)
+"""Points, inches a line and characters an inch of the title and of the lines below: they are broken in time."""
 
 UNLIKE_MAP = "YlOrRd"
 """Runs from pale yellow, calm, to dark red, alarming, its lightness falling all the way."""
@@ -224,13 +223,16 @@ def _panels(field: _Field, names: Sequence[str], *, title: str, under: str) -> t
 
     high = PANEL_INCH * field.height / field.width
     wide = 2 * EDGE_INCH + len(names) * PANEL_INCH + (len(names) - 1) * GAP_INCH
-    lines = textwrap.wrap(under, int(wide * CHARACTERS_AN_INCH))
-    tall = BAR_INCH + high + NAME_INCH + LINE_INCH * len(lines) + TITLE_INCH
+    lines = []
+    for text, (points, inch, an_inch) in ((title, TITLE), (under, UNDER)):
+        room = int((wide - 2 * EDGE_INCH) * an_inch)
+        lines += [(line, points, inch) for line in textwrap.wrap(text, room, break_on_hyphens=False)]
+    tall = BAR_INCH + high + NAME_INCH + sum(inch for _, _, inch in lines) + EDGE_INCH
     figure = Figure(figsize=(wide, tall), dpi=DPI, facecolor="white")
-    figure.text(EDGE_INCH / wide, 1 - 0.08 / tall, title, ha="left", va="top", fontsize=10, color=INK)
-    for number, line in enumerate(lines):
-        place = 1 - (TITLE_INCH - 0.03 + LINE_INCH * number) / tall
-        figure.text(EDGE_INCH / wide, place, line, ha="left", va="top", fontsize=7, color=INK)
+    top = tall - 0.08
+    for line, points, inch in lines:
+        figure.text(EDGE_INCH / wide, top / tall, line, ha="left", va="top", fontsize=points, color=INK)
+        top -= inch
     panels = []
     for number, name in enumerate(names):
         left = (EDGE_INCH + number * (PANEL_INCH + GAP_INCH)) / wide
@@ -288,7 +290,7 @@ def _colour_bar(figure: Any, panels: Sequence[Any], bar: _Bar) -> None:
 
     left, right, tall = panels[0].get_position().x0, panels[-1].get_position().x1, figure.get_size_inches()[1]
     margin = 0.03 * (right - left)
-    axes = figure.add_axes((left + margin, 0.42 / tall, right - left - 2 * margin, 0.12 / tall))
+    axes = figure.add_axes((left + margin, 0.46 / tall, right - left - 2 * margin, 0.12 / tall))
     shades = ScalarMappable(norm=Normalize(*bar.limits), cmap=colormaps[bar.colours])
     drawn = figure.colorbar(
         shades, cax=axes, orientation="horizontal", extend=bar.extend, extendfrac=0.03, ticks=MaxNLocator(5)

@@ -203,7 +203,8 @@ def _one(
     files = [path] if made else []
     drawn, notes = _drawn(slide, out, store, options=options, anew=made or bool(options.genes))
     if slide.overlap_kept != plan.facts.overlap.words:
-        notes.append(f"{path.name} does not say so of its training: delete it to have it written again")
+        words = plan.facts.overlap.words
+        notes.append(f"{path.name}, which is kept, does not say that {words}: delete it to have it written again")
     return SlideReport(
         slide_id=slide_id,
         rows=len(slide.distance),

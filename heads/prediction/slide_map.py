@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...store.arrays import Bools, Floats, Ints
 from ...store.errors import HeadError, StoreError
 from ...store.expression import Expression, read_expression
+from ...store.naming import SPOTS
 from ...store.patch_file import Patches
 from ...store.schema import DAMAGE, expression_path
 from ...store.store import Store
@@ -140,7 +141,7 @@ def read_measured(store: Store, facts: PredictionFacts, genes: Sequence[str]) ->
         msg = f"slide {slide_id}: rows of the counts are not the spots of the patch file; featurize it again"
         raise StoreError(msg)
     center_um = np.asarray(spots.center_px * facts.slide.mpp)
-    shape = shape_of("spots", center_um, fov_um=facts.shape.side_um)
+    shape = facts.shape if facts.patch_set == SPOTS else shape_of(SPOTS, center_um, fov_um=facts.shape.side_um)
     panel, shown, lacking = _positions(counts, facts, genes)
     values = _target(counts, spots, facts, panel) if shown else np.empty((len(spots), 0))
     picked = values[:, [int(np.flatnonzero(panel == position)[0]) for position in shown.values()]]
