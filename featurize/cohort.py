@@ -216,7 +216,7 @@ def _check_no_output(source: Path, format: str) -> None:
     CohortError
         If it is, with what can be done.
     """
-    from .sources.slides import image_files
+    from .sources.images import image_files
 
     pictures = image_files(source) if format == "slides" and source.is_dir() else []
     beside_features = bool(pictures) and all(one.with_suffix(".h5").is_file() for one in pictures)
