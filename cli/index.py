@@ -42,7 +42,7 @@ def index(
     from ..store.errors import TissuaryError
 
     opened = Store(store)
-    patches = patches or opened.default_patches
+    patches = opened.patch_set(patches)
     made: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
     given = {"standardise": standardise, "metric": metric, "kind": kind, "recall": recall}

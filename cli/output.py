@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -21,6 +22,15 @@ OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
 STOPPED = 130
 """By Ctrl-C, as shells count it."""
 
+OPTIONS = {
+    "patches": "--patches", "key": "--key", "backbone": "--backbone", "views": "--views", "slides": "--slides",
+    "slide_id": "--slide", "genes": "--genes", "standardise": "--standardise", "centring": "--centring",
+    "spot_weight": "--spot-weight", "panel": "--panel", "protocols": "--protocol", "heads": "--heads",
+}  # fmt: skip
+"""Argument that a message of the library names -> the same on the command line."""
+
+_ARGUMENT = re.compile(rf"`(?P<name>{'|'.join(OPTIONS)})=(?P<value>[^`]*)`")
+
 FIRST_LINE_S, LINE_S = 1.0, 30.0
 """When a log gets its first line of progress, and the others after it."""
 
@@ -37,7 +47,13 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """One line for people, on stderr, so that stdout stays machine-readable under `--json`."""
-    print(text, file=sys.stderr)
+    print(_ARGUMENT.sub(_as_option, text), file=sys.stderr)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """A Python argument, such as `patches="spots"`, as the option that a command takes: `--patches spots`."""
+    value = " ".join(re.findall(r"[^\s'\"(),]+", argument["value"]))
+    return f"`{OPTIONS[argument['name']]} {value}`"
 
 
 def result(text: str) -> None:

@@ -11,7 +11,6 @@ import typer
 from .output import console, print_json, progress_bar, say
 
 if TYPE_CHECKING:
-    from ..store import Store
     from ..store.search import Hit, SearchIndex
 
 
@@ -40,12 +39,13 @@ def search(
 ) -> None:
     """Find the patches that look most like one patch; the query itself is never among them."""
     from ..store import Store
-    from ..store.lookup import open_index
+    from ..store.freshness import default_index
+    from ..store.lookup import open_index, patch_row
 
     _check_request(patch, whole=all_, out=out, report=report)
     opened = Store(store)
-    patches = patches or opened.default_patches
-    key = key or default_key(opened, patches)
+    patches = opened.patch_set(patches)
+    key = key or default_index(opened.path, patches)
     index = open_index(opened, key, patches=patches, device=device, exact=exact)
     query = {"slide_id": slide, "key": key, "patches": patches, "exclude": exclude, "k": k}
     if patch is None:
@@ -141,47 +141,3 @@ def _show(found: tuple[Hit, ...], *, title: str) -> None:
         position = (f"{hit.x_um:.0f}", f"{hit.y_um:.0f}")
         table.add_row(str(hit.rank), hit.slide_id, hit.patient_id, str(hit.patch), *position, f"{hit.distance:.4f}")
     console().print(table)
-
-
-def default_key(store: Store, patches: str) -> str:
-    """The finest view that is indexed of the only backbone that is.
-
-    Raises
-    ------
-    StoreError
-        If several backbones are indexed, or none.
-    """
-    from ..heads.evaluation.feature_choice import DENSITY, feature_keys
-    from ..store.freshness import only_index
-    from ..store.naming import FeatureKey
-
-    folders = (store.path / "indexes").glob(f"{patches}.*")
-    indexed = [folder.name.removeprefix(f"{patches}.") for folder in folders]
-    parsed = [FeatureKey.parse(one) for one in indexed if one in store.keys(patches)]
-    encoders = {one.encoder for one in parsed if one.backbone != DENSITY}
-    if len(encoders) == 1:
-        for key in feature_keys(store, backbone=encoders.pop(), patches=patches):
-            if key in indexed:
-                return key
-    return only_index(store.path, patches)
-
-
-def patch_row(store: Store, slide: str, patch: str, *, patches: str) -> int:
-    """A row from its number or barcode.
-
-    Raises
-    ------
-    StoreError
-        If the slide has no such barcode.
-    """
-    import numpy as np
-
-    from ..store.errors import StoreError
-
-    if patch.isdecimal():
-        return int(patch)
-    found = np.flatnonzero(store.patches(slide, patches=patches).barcode == patch)
-    if not len(found):
-        msg = f"slide {slide!r} has no patch {patch!r} in {patches!r}: give a row number or a barcode"
-        raise StoreError(msg)
-    return int(found[0])

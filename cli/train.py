@@ -24,7 +24,9 @@ def train(
     slides: Annotated[
         list[str] | None, typer.Option("--slides", help="Slides; all with counts where not given.")
     ] = None,
-    patches: Annotated[str, typer.Option("--patches", help="Patch set that was measured.")] = "spots",
+    patches: Annotated[
+        str | None, typer.Option("--patches", help="Patch set that was measured; the only one, or spots, by default.")
+    ] = None,
     panel: shared.Panel = None,
     panel_size: shared.PanelSize = None,
     standardise: shared.Standardise = None,

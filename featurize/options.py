@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 
+from ..store.choices import as_names
 from ..store.errors import CohortError
 from ..store.naming import VIEW_ALIASES, feature_key
 from .shards import Shard, parse_shard
@@ -107,6 +109,10 @@ class FeaturizeOptions:
     shard: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("views", "tokens", "backbones"):
+            object.__setattr__(self, name, as_names(getattr(self, name), name))
+        object.__setattr__(self, "grid_um", _as_tiles(self.grid_um))
+        _check_weights(self.weights)
         for label, value, choices in (
             ("layout", self.layout, tuple(LAYOUTS)),
             ("patches", self.patches, PATCH_CHOICES),
@@ -178,9 +184,26 @@ class FeaturizeOptions:
         return tuple(dict.fromkeys(found))
 
 
+def _as_tiles(value: float | Iterable[float]) -> tuple[float, ...]:
+    """Sides of tiles; a number is one side."""
+    return (float(value),) if isinstance(value, int | float) else tuple(value)
+
+
+def _check_weights(weights: object) -> None:
+    if not isinstance(weights, Mapping):
+        msg = f"weights {weights!r}: wanted a dict of files by backbone, such as {{'uni': 'uni.bin'}}"
+        raise CohortError(msg)
+
+
 def _check_numbers(options: FeaturizeOptions) -> None:
     positive = [("um/px", options.mpp), ("spot pitch in um", options.pitch_um)]
     positive += [("grid tile in um", tile) for tile in options.grid_um]
+    others = [(name, getattr(options, name)) for name in ("overlap_um", "min_tissue", "max_upsampling")]
+    others += [(name, getattr(options, name)) for name in ("batch", "readers", "threads")]
+    for label, value in (*positive, *others):
+        if value is not None and not isinstance(value, Real):
+            msg = f"{label} {value!r}: wanted a number, not {type(value).__name__}"
+            raise CohortError(msg)
     for label, value in positive:
         if value is not None and not 0 < value < 1e5:
             msg = f"{label} {value}: wanted a positive number"

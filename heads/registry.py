@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..store.choices import instead
 from ..store.errors import HeadError
 from .contract import Head
 
@@ -88,23 +92,73 @@ HEADS: dict[str, HeadEntry] = {
 def make_head(name: str, **options: Any) -> Head:
     """Make a head from its name and its constructor's options.
 
+    Parameters
+    ----------
+    name
+        A head, or a head with a mode and options as the commands write them: `nh2st:neighbours=both,anchor=ridge`.
+    options
+        Of the constructor; they hold over those in `name`.
+
+    Examples
+    --------
+    >>> make_head("knn:k=7").k
+    7
+
     Raises
     ------
     HeadError
-        If there is no head of that name, or it has no such option.
+        If there is no head of that name, or it has no such option; the message names the nearest.
     """
-    entry = HEADS.get(name)
-    if entry is None:
-        msg = f"there is no head {name!r}; there are {', '.join(HEADS)}"
+    name, _, written = name.partition(":")
+    if name not in HEADS:
+        raise _no_head([name])
+    cls = _class_of(name)
+    options = parse_options(written) | options
+    known = [one for one in inspect.signature(cls).parameters if one not in ("args", "kwargs")]
+    unknown = [one for one in options if one not in known]
+    if unknown:
+        have = instead(unknown[0], known) if known else "it has none"
+        msg = f"head {name!r} has no option {unknown[0]!r}: {have}"
         raise HeadError(msg)
-    module, class_name = entry.location.split(":")
-    cls = getattr(importlib.import_module(f".{module}", __package__), class_name)
     try:
         head: Head = cls(**options)
     except TypeError as error:
-        msg = f"head {name!r}: {error}; see the options of {cls.__module__}.{class_name}"
+        msg = f"head {name!r}: {error}; see the options of {cls.__module__}.{cls.__name__}"
         raise HeadError(msg) from error
     return head
+
+
+def parse_options(text: str) -> dict[str, object]:
+    """Options from what follows the colon of a head: `hest`, `neighbours=both,anchor=ridge`, `paper,epochs=20`."""
+    options: dict[str, object] = {}
+    for part in text.split(",") if text else ():
+        name, given, value = part.strip().partition("=")
+        options |= {name.strip(): _value(value.strip())} if given else {"mode": name}
+    return options
+
+
+def takes_seed(name: str) -> bool:
+    """Whether the constructor of a head has a `seed`."""
+    return "seed" in inspect.signature(_class_of(name)).parameters
+
+
+def _class_of(name: str) -> type[Head]:
+    module, class_name = HEADS[name].location.split(":")
+    found: type[Head] = getattr(importlib.import_module(f".{module}", __package__), class_name)
+    return found
+
+
+def _value(text: str) -> object:
+    """An option's value as JSON reads it (True, False and None in any case), else the word itself."""
+    words = {"none": "null", "true": "true", "false": "false", "null": "null"}
+    try:
+        return json.loads(words.get(text.lower(), text))
+    except ValueError:
+        return text
+
+
+def _no_head(names: Sequence[str]) -> HeadError:
+    return HeadError(f"there is no head {', '.join(map(repr, names))}: {instead(names[0], list(HEADS))}")
 
 
 def resolve_heads(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -118,6 +172,5 @@ def resolve_heads(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     wanted = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in wanted if name != "all" and name not in HEADS]
     if unknown:
-        msg = f"there is no head {', '.join(map(repr, unknown))}; there are all, {', '.join(HEADS)}"
-        raise HeadError(msg)
+        raise _no_head(unknown)
     return tuple(name for name in HEADS if "all" in wanted or name in wanted)

@@ -8,23 +8,37 @@ from typing import TYPE_CHECKING
 
 from .catalog import load_catalog
 from .catalog_rows import Entry
+from .choices import listed
 from .errors import FingerprintError, StoreError
 from .index_file import read_meta
 from .index_record import IndexRecord
+from .naming import FeatureKey, field_um
 
 if TYPE_CHECKING:
     from .store import Store
 
 
-def only_index(root: Path, patches: str) -> str:
-    """Feature key of the one index over a patch set."""
+def default_index(root: Path, patches: str) -> str:
+    """Key of the only index over a patch set, or of the finest view where one encoder alone is indexed.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or several encoders are indexed.
+    """
     folders = sorted((root / "indexes").glob(f"{patches}.*")) if (root / "indexes").is_dir() else []
     keys = [folder.name.removeprefix(f"{patches}.") for folder in folders if _is_over(folder, patches)]
-    if len(keys) != 1:
-        have = ", ".join(keys) or f"none: run `tissuary index {root}`"
-        msg = f"say which key to search by (`--key`); indexed on {patches!r} are {have}"
+    if not keys:
+        have = listed(sorted(folder.name for folder in (root / "indexes").glob("[!.]*")))
+        msg = f"no features on {patches!r} are indexed (indexes: {have}): run `tissuary index {root}`"
         raise StoreError(msg)
-    return keys[0]
+    if len(keys) == 1:
+        return keys[0]
+    here = [FeatureKey.parse(key) for key in keys if (root / "features" / patches / key).is_dir()]
+    if len({key.encoder for key in here}) == 1:
+        return str(min(here, key=lambda key: field_um(key.view)))
+    msg = f'several encoders are indexed on {patches!r}, {listed(keys)}: choose one with `key="{keys[0]}"`'
+    raise StoreError(msg)
 
 
 def check_fresh(store: Store, record: IndexRecord) -> None:

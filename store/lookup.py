@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from .choices import instead, no_key
 from .errors import StoreError
 from .feature_column import FeatureColumn
-from .freshness import changed_slides, check_fresh, only_index
+from .freshness import changed_slides, check_fresh, default_index
 from .index_build import add_slides, build_index, check_options, kind_for
 from .index_file import META, load_index, read_meta, save_index
 from .index_record import BuildOptions, IndexRecord
@@ -80,7 +84,7 @@ def update_index(store: Store, key: str, *, patches: str, standardised: str, opt
 
 
 def open_index(store: Store, key: str | None, *, patches: str, device: str = "cpu", exact: bool = False) -> SearchIndex:
-    """The index of a key (of the only one that is indexed where None), checked against the store.
+    """The index of a key (see `default_index` where None), checked against the store.
 
     A store keeps the last one that it opened, until its files change.
 
@@ -96,7 +100,9 @@ def open_index(store: Store, key: str | None, *, patches: str, device: str = "cp
     MissingDependencyError
         If it is made of inverted lists and FAISS is not installed.
     """
-    key = key or only_index(store.path, patches)
+    key = key or default_index(store.path, patches)
+    if not (store.path / "features" / patches / key).is_dir():
+        raise no_key(store, key, patches=patches)
     folder = index_path(store.path, f"{patches}.{key}")
     stamp = (folder, device, exact, _stamp(folder))
     if stamp not in store.opened_indexes:
@@ -119,6 +125,7 @@ def search_patch(
     index: SearchIndex, slide_id: str, patch: int, k: int, *, exclude: str | None, exact: bool = False
 ) -> tuple[Hit, ...]:
     """Look-alikes of one patch; see `Store.search`."""
+    k = _count(k)
     rows = index.rows_of(_number(index, slide_id, exclude=exclude))
     if not 0 <= patch < len(rows):
         have = f"has patches 0 to {len(rows) - 1}, not {patch}" if len(rows) else "has no patches"
@@ -127,6 +134,31 @@ def search_patch(
     warn_of_blanks(index, rows[patch : patch + 1])
     found = nearest_rows(index, rows[patch : patch + 1], k, exclude=exclude, exact=exact)
     return hits(index, found[0][0], found[1][0])
+
+
+def patch_row(store: Store, slide_id: str, patch: int | str, *, patches: str) -> int:
+    """Row of a patch on its slide, from the row or the barcode.
+
+    Raises
+    ------
+    StoreError
+        If the slide has no such patch.
+    """
+    if not isinstance(patch, str):
+        try:
+            return operator.index(patch)
+        except TypeError as error:
+            msg = f"patch {patch!r} of slide {slide_id!r}: give a row, such as 17, or a barcode"
+            raise StoreError(msg) from error
+    if patch.isdecimal():
+        return int(patch)
+    barcodes = store.patches(slide_id, patches=patches).barcode
+    found = np.flatnonzero(barcodes == patch)
+    if len(found):
+        return int(found[0])
+    have = f"; its first barcode is {barcodes[0]}" if len(barcodes) and barcodes[0] else ""
+    msg = f"slide {slide_id!r} has no patch {patch!r} in {patches!r}: give a row number or a barcode{have}"
+    raise StoreError(msg)
 
 
 def search_slide(
@@ -139,16 +171,25 @@ def search_slide(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LookAlikes:
     """Look-alikes of every patch of a slide; see `Store.search_slide`."""
-    number = _number(index, slide_id, exclude=exclude)
+    k, number = _count(k), _number(index, slide_id, exclude=exclude)
     warn_of_blanks(index, index.rows_of(number))
     return look_alikes(index, number, k, exclude=exclude, exact=exact, progress=progress)
+
+
+def _count(k: int) -> int:
+    """How many look-alikes are wanted."""
+    try:
+        return operator.index(k)
+    except TypeError as error:
+        msg = f"k = {k!r}: ask for a whole number of look-alikes"
+        raise StoreError(msg) from error
 
 
 def _number(index: SearchIndex, slide_id: str, *, exclude: str | None) -> int:
     """Number of a slide in an index; warns where its patient cannot be left out."""
     record = index.record
     if slide_id not in record.slide_ids:
-        msg = f"slide {slide_id!r} is not in the index of {record.key}: run `tissuary index` again"
+        msg = f"slide {slide_id!r} is not in the index of {record.key}: {instead(slide_id, record.slide_ids)}"
         raise StoreError(msg)
     number = record.slide_ids.index(slide_id)
     groups_of(index, index.rows_of(number)[:0], exclude=exclude)  # refuses an unknown one before the warning

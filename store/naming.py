@@ -110,3 +110,9 @@ def feature_key(encoder: str, view: str, *, layout: str | None = None) -> str:
     """Compose and check the key of `encoder` (backbone, optionally with `.pooling`) at `view`."""
     suffix = f".{layout}" if layout else ""
     return str(FeatureKey.parse(f"{encoder}@{view}{suffix}"))
+
+
+def field_um(view: str) -> tuple[float, str]:
+    """Order of views: by the side of their field in um; `native`, whose field differs by slide, comes first."""
+    size = FeatureKey("any", view).size
+    return (size[0] if size else 0.0), view

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +14,14 @@ import numpy as np
 
 from .arrays import Floats
 from .catalog import Entry, load_catalog, to_frame
-from .errors import StoreError
+from .choices import as_names, instead, listed, no_key, no_patch_set, no_slide, what_is_missing
+from .errors import InvalidNameError, StoreError
 from .feature_file import FeatureFile, FeatureHeader, read_features
 from .index_record import BuildOptions
 from .join import add_counts, join_slides
 from .look_alikes import LookAlikes
-from .lookup import open_index, search_patch, search_slide, update_index
-from .naming import SPOTS
+from .lookup import open_index, patch_row, search_patch, search_slide, update_index
+from .naming import SPOTS, FeatureKey, check_name
 from .neighbours import Neighbourhood
 from .nested import children, parents_between
 from .patch_file import Patches, read_patches
@@ -91,60 +94,125 @@ class Store:
 
     @property
     def default_patches(self) -> str:
-        """The only patch set, or `spots` where there are several."""
-        return self.patch_sets[0] if len(self.patch_sets) == 1 else SPOTS
+        """The only patch set, or `spots` where there are several.
 
-    def keys(self, patches: str = SPOTS) -> tuple[str, ...]:
-        """Feature keys of a patch set, sorted."""
-        return tuple(sorted({e.key for e in self.entries if e.kind == "features" and e.patches == patches}))
+        Raises
+        ------
+        StoreError
+            If there are several, and none of them is `spots`.
+        """
+        try:
+            names = [name for name in os.listdir(self.path / "patches") if name[0] != "."]  # noqa: PTH208
+        except FileNotFoundError:
+            return SPOTS
+        if len(names) != 1:  # a folder may be empty
+            names = list(self.patch_sets)
+        if len(names) > 1 and SPOTS not in names:
+            msg = f'{self.path} has several patch sets, {listed(names)}: choose one with `patches="{names[0]}"`'
+            raise StoreError(msg)
+        return names[0] if len(names) == 1 else SPOTS
 
-    def slides_with(self, keys: Sequence[str], *, patches: str = SPOTS, expression: bool = False) -> tuple[str, ...]:
+    def patch_set(self, patches: str | None = None) -> str:
+        """Name of a patch set of the store: as given, else the only one, or `spots`.
+
+        Raises
+        ------
+        StoreError
+            If there is no such patch set; the message names those that there are.
+        """
+        name = self.default_patches if patches is None else patches
+        if patches is not None and not (self.path / "patches" / check_name(name, "patch set")).is_dir():
+            raise no_patch_set(self, name)
+        return name
+
+    def keys(self, patches: str | None = None) -> tuple[str, ...]:
+        """Feature keys of a patch set (the only one, or spots, where None), sorted."""
+        name = self.default_patches if patches is None else patches
+        return tuple(sorted({e.key for e in self.entries if e.kind == "features" and e.patches == name}))
+
+    def slides_with(
+        self, keys: str | Sequence[str], *, patches: str | None = None, expression: bool = False
+    ) -> tuple[str, ...]:
         """Slides that have all of `keys` (and counts, where asked), sorted."""
+        name = self.default_patches if patches is None else patches
         whole = [entry for entry in self.entries if not entry.problem]  # a damaged file costs only its slide
-        sets = [{e.slide_id for e in whole if (e.patches, e.key) == (patches, key)} for key in keys]
+        sets = [
+            {e.slide_id for e in whole if (e.patches, e.key) == (name, key)} for key in as_names(keys, "feature keys")
+        ]
         if expression:
             sets.append({e.slide_id for e in whole if e.kind == "expression"})
         return tuple(sorted(set(self.slide_ids).intersection(*sets)))
 
     def slide(self, slide_id: str) -> SlideRecord:
         """Geometry and scale of a slide."""
-        record = read_slide(slide_path(self.path, slide_id))
+        path = slide_path(self.path, slide_id)
+        if not path.is_file():
+            raise no_slide(self, slide_id)
+        record = read_slide(path)
         if record.slide_id != slide_id:
             msg = f"slides/{slide_id}.h5 says that it is slide {record.slide_id}: files of a store are never renamed"
             raise StoreError(msg)
         return record
 
-    def patches(self, slide_id: str, *, patches: str = SPOTS) -> Patches:
-        """Centres of a slide's patches."""
-        return read_patches(patches_path(self.path, slide_id, patches=patches))
+    def patches(self, slide_id: str, *, patches: str | None = None) -> Patches:
+        """Centres of a slide's patches; of the only patch set, or of spots, where None is given."""
+        name = self.patch_set(patches)
+        path = patches_path(self.path, slide_id, patches=name)
+        if not path.is_file():
+            raise what_is_missing(self, slide_id, patches=name)
+        return read_patches(path)
 
-    def features(self, key: str, slide_id: str, *, patches: str = SPOTS) -> Floats:
-        """Features of one slide, memory-mapped: (n, dim) or (n, tokens, dim)."""
+    def features(self, key: str, slide_id: str, *, patches: str | None = None) -> Floats:
+        """Features of one slide, memory-mapped: (n, dim) or (n, tokens, dim).
+
+        Parameters
+        ----------
+        patches
+            Patch set; the only one, or spots, where None.
+
+        Raises
+        ------
+        StoreError
+            If there are none; the message names the keys, slides or patch sets that there are.
+        """
         return self._features(key, slide_id, patches=patches).features
 
-    def header(self, key: str, slide_id: str, *, patches: str = SPOTS) -> FeatureHeader:
+    def header(self, key: str, slide_id: str, *, patches: str | None = None) -> FeatureHeader:
         """What the features of one slide say of themselves: fingerprint, record, scale."""
         return self._features(key, slide_id, patches=patches).header
 
-    def _features(self, key: str, slide_id: str, *, patches: str) -> FeatureFile:
-        path = features_path(self.path, slide_id, key=key, patches=patches)
+    def _features(self, key: str, slide_id: str, *, patches: str | None) -> FeatureFile:
+        name = self.patch_set(patches)
+        path = features_path(self.path, slide_id, key=self._checked_key(key, name), patches=name)
+        if not path.is_file():
+            raise what_is_missing(self, slide_id, patches=name, key=key)
         file = read_features(path)
         if file.header.slide_id != slide_id:
             msg = f"{path} says that it is of slide {file.header.slide_id}: files of a store are never renamed"
             raise StoreError(msg)
         return file
 
+    def _checked_key(self, key: str, patches: str) -> str:
+        """A key, unless it does not even read as one."""
+        try:
+            FeatureKey.parse(key)
+        except (InvalidNameError, TypeError) as error:
+            slide = " (a slide comes after the key)" if key in self.slide_ids else ""
+            msg = f"{self.path} has no features {key!r} on {patches!r}{slide}: {instead(str(key), self.keys(patches))}"
+            raise InvalidNameError(msg) from error
+        return key
+
     def table(  # noqa: PLR0913
         self,
         keys: str | Sequence[str],
         *,
-        slides: Sequence[str] | None = None,
+        slides: str | Sequence[str] | None = None,
         where: polars.Expr | None = None,
-        patches: str = SPOTS,
+        patches: str | None = None,
         expression: bool = True,
         genes: str = "shared",
-        control_keys: Sequence[str] = (),
-        token_keys: Sequence[str] = (),
+        control_keys: str | Sequence[str] = (),
+        token_keys: str | Sequence[str] = (),
     ) -> Table:
         """Join slides into one table of rows.
 
@@ -156,6 +224,8 @@ class Store:
             Slides in the order wanted; all that have everything, sorted, where not given.
         where
             Expression over the columns of `slide_frame`, which chooses slides, or of `Table.spots`, which chooses rows.
+        patches
+            Patch set; the only one, or spots, where None.
         expression
             Whether to read counts.
         genes
@@ -172,8 +242,18 @@ class Store:
         FingerprintError
             If slides carry features of different fingerprints under one key.
         """
-        keys = [keys] if isinstance(keys, str) else list(keys)
-        chosen = tuple(slides) if slides is not None else self.slides_with(keys, patches=patches, expression=expression)
+        patches, keys = self.patch_set(patches), as_names(keys, "keys")
+        control_keys, token_keys = as_names(control_keys, "control_keys"), as_names(token_keys, "token_keys")
+        for key in (*keys, *control_keys, *token_keys):
+            if not (self.path / "features" / patches / self._checked_key(key, patches)).is_dir():
+                raise no_key(self, key, patches=patches)
+        if slides is None:
+            chosen = self.slides_with(keys, patches=patches, expression=expression)
+        else:
+            chosen = as_names(slides, "slides")
+            for slide_id, key in itertools.product(chosen, keys):
+                if not features_path(self.path, slide_id, key=key, patches=patches).is_file():
+                    raise what_is_missing(self, slide_id, patches=patches, key=key)
         of_slides = where is not None and set(where.meta.root_names()) <= set(self.slide_frame.columns)
         if where is not None and of_slides:
             frame = self.slide_frame
@@ -189,7 +269,8 @@ class Store:
         if not chosen or not keys:
             have = ", ".join(self.keys(patches)) or "no features"
             wanted = f"{', '.join(keys)}{' with counts' if expression else ''}"
-            msg = f"{self.path}: no slide has {wanted} ({patches}: {have})"
+            without = " (`expression=False` reads features alone)" if expression else ""
+            msg = f"{self.path}: no slide has {wanted} ({patches}: {have}){without}"
             raise StoreError(msg)
         records = [self.slide(slide_id) for slide_id in chosen]
         table, places = join_slides(
@@ -200,12 +281,18 @@ class Store:
         return table if where is None or of_slides else table.where(where)
 
     def neighbours(
-        self, slide_id: str, k: int, *, patches: str = SPOTS, radius_um: float = np.inf, self_included: bool = False
+        self,
+        slide_id: str,
+        k: int,
+        *,
+        patches: str | None = None,
+        radius_um: float = np.inf,
+        self_included: bool = False,
     ) -> Neighbourhood:
         """The k nearest patches of every patch of a slide, in um, ties by row."""
         return self.places(slide_id, patches=patches).nearest(k, radius_um=radius_um, self_included=self_included)
 
-    def places(self, slide_id: str, *, patches: str = SPOTS) -> Places:
+    def places(self, slide_id: str, *, patches: str | None = None) -> Places:
         """Where the patches of a slide are, for neighbours of every kind: within a radius, by ring, in a window."""
         found = self.patches(slide_id, patches=patches)
         return Places(found.center_px * self.slide(slide_id).mpp, array=found.array)
@@ -234,7 +321,7 @@ class Store:
         return children(parent, len(self.patches(slide_id, patches=patches)))
 
     def build_index(
-        self, key: str, *, patches: str = SPOTS, standardised: str = "cohort", options: BuildOptions | None = None
+        self, key: str, *, patches: str | None = None, standardised: str = "cohort", options: BuildOptions | None = None
     ) -> SearchIndex:
         """Index every slide that has `key`, and keep the index in the store.
 
@@ -242,7 +329,7 @@ class Store:
         `tissuary.store.lookup.update_index`.
         """
         how = options or BuildOptions()
-        return update_index(self, key, patches=patches, standardised=standardised, options=how).index
+        return update_index(self, key, patches=self.patch_set(patches), standardised=standardised, options=how).index
 
     @cached_property
     def opened_indexes(self) -> dict[object, SearchIndex]:
@@ -252,11 +339,11 @@ class Store:
     def search(
         self,
         slide_id: str,
-        patch: int,
+        patch: int | str,
         *,
         k: int = 10,
         key: str | None = None,
-        patches: str = SPOTS,
+        patches: str | None = None,
         exclude: str | None = None,
         exact: bool = False,
     ) -> tuple[Hit, ...]:
@@ -265,9 +352,9 @@ class Store:
         Parameters
         ----------
         patch
-            Row of the patch on its slide.
+            Row of the patch on its slide, or its barcode.
         key
-            Feature key; the only one that is indexed where not given.
+            Feature key; where not given the only one that is indexed, or the finest view of the only backbone.
         exclude
             "patient" or "slide": leave the query's own out, inside the search, so that k hits still come back; fewer
             only where no other rows are left.
@@ -281,8 +368,10 @@ class Store:
         MissingDependencyError
             If the index is made of inverted lists and FAISS is not installed.
         """
-        index = open_index(self, key, patches=patches, exact=exact)
-        return search_patch(index, slide_id, patch, k, exclude=exclude, exact=exact)
+        name = self.patch_set(patches)
+        index = open_index(self, key, patches=name, exact=exact)
+        row = patch_row(self, slide_id, patch, patches=name)
+        return search_patch(index, slide_id, row, k, exclude=exclude, exact=exact)
 
     def search_slide(
         self,
@@ -290,11 +379,11 @@ class Store:
         *,
         k: int = 10,
         key: str | None = None,
-        patches: str = SPOTS,
+        patches: str | None = None,
         exclude: str | None = None,
         exact: bool = False,
         device: str = "cpu",
     ) -> LookAlikes:
         """Look-alikes of every patch of a slide, searched on "cpu", "cuda" or "auto"; else as `search`."""
-        index = open_index(self, key, patches=patches, device=device, exact=exact)
+        index = open_index(self, key, patches=self.patch_set(patches), device=device, exact=exact)
         return search_slide(index, slide_id, k, exclude=exclude, exact=exact)

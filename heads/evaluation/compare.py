@@ -33,8 +33,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, cells done, and cells in all."""
 
 
-def compare(store: Store, *, options: CompareOptions | None = None, progress: Progress | None = None) -> Comparison:
-    """Train and score heads and controls on the same folds of a store.
+def compare(
+    store: Store | Path | str, *, options: CompareOptions | None = None, progress: Progress | None = None
+) -> Comparison:
+    """Train and score heads and controls on the same folds of a store, given as such or as its path.
 
     Returns
     -------
@@ -47,7 +49,9 @@ def compare(store: Store, *, options: CompareOptions | None = None, progress: Pr
     TissuaryError
         If a head, protocol or feature key does not exist, or the cohort is too small for the protocol.
     """
+    store = store if isinstance(store, Store) else Store(store)
     options = options or CompareOptions()
+    options = replace(options, patches=store.patch_set(options.patches))
     plan = make_plan(store, options)
     results = Results(impossible=dict(plan.impossible))
     with ExitStack() as stack:

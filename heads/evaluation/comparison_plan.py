@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...store.choices import as_names
 from ...store.errors import TissuaryError
-from ...store.naming import SPOTS
 from ...store.store import Store
 from ...store.table import Table
 from .cell_files import CellFolder, code_digest, prepared_digest, tokens_digest
@@ -35,7 +35,9 @@ class CompareOptions(ProtocolChanges):
     backbones
         Parts of the feature keys before the `@`; the store's only one where empty.
     view_sets
-        Views side by side, one or several sets; all that a backbone has where empty.
+        Sets of views side by side, each as `("20x", "10x")` or `"20x+10x"`; all that a backbone has where empty.
+    patches
+        Patch set; the only one, or spots, where None.
     genes
         Genes whose maps are drawn beside those of the best and a median one.
     cells
@@ -50,13 +52,25 @@ class CompareOptions(ProtocolChanges):
     protocols: tuple[str, ...] = ("strict",)
     backbones: tuple[str, ...] = ()
     view_sets: tuple[tuple[str, ...], ...] = ()
-    patches: str = SPOTS
+    patches: str | None = None
     seed: int = 0
     genes: tuple[str, ...] = ()
     cells: Path | None = None
     jobs: int = 1
     engine: str = "local"
     address: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("heads", "protocols", "backbones", "genes"):
+            object.__setattr__(self, name, as_names(getattr(self, name), name))
+        object.__setattr__(self, "view_sets", _as_sets(self.view_sets))
+
+
+def _as_sets(value: str | Iterable[str | Iterable[str]]) -> tuple[tuple[str, ...], ...]:
+    """Sets of views; a string is one set, as the command line writes it."""
+    sets = [value] if isinstance(value, str) else value
+    return tuple(tuple(one.split("+")) if isinstance(one, str) else as_names(one, "view_sets") for one in sets)
 
 
 @dataclass(frozen=True)
@@ -129,10 +143,11 @@ def make_plan(store: Store, options: CompareOptions) -> ComparisonPlan:
     """
     protocols = tuple(changed_protocol(name, options) for name in dict.fromkeys(options.protocols))
     lines = [contestants(options.heads, protocol) for protocol in protocols]
-    sets = feature_sets(store, backbones=options.backbones, view_sets=options.view_sets, patches=options.patches)
+    patches = store.patch_set(options.patches)
+    sets = feature_sets(store, backbones=options.backbones, view_sets=options.view_sets, patches=patches)
     keys = tuple(dict.fromkeys(key for one in sets for key in one.keys))
     tokens = any(who.reads_tokens for line in lines for who in line)
-    table, warnings = usable_table(store, keys, patches=options.patches, tokens=tokens)
+    table, warnings = usable_table(store, keys, patches=patches, tokens=tokens)
     plans, impossible = [], {}
     for protocol, who in zip(protocols, lines, strict=True):
         try:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...store.errors import HeadError
 from ..contract import Head, reads_tokens
-from ..registry import HEADS, HeadEntry, make_head, resolve_heads
+from ..registry import HEADS, HeadEntry, make_head, parse_options, resolve_heads, takes_seed
 from .protocol_record import Protocol
 
 DEFAULT = "default"
-WORDS = ("true", "false", "null")
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,8 @@ class Contestant:
         HeadError
             If the head has no such mode or option.
         """
-        options: dict[str, object] = {}
-        for part in () if self.mode == DEFAULT else self.mode.split(","):
-            name, given, value = part.partition("=")
-            options |= {name: _value(value)} if given else {"mode": part}
-        if "seed" in inspect.signature(type(make_head(self.head)).__init__).parameters:
-            options.setdefault("seed", seed)
-        return make_head(self.head, **options)
+        seeded = {"seed": seed} if takes_seed(self.head) else {}
+        return make_head(self.head, **seeded | parse_options("" if self.mode == DEFAULT else self.mode))
 
 
 def contestants(names: Sequence[str], protocol: Protocol) -> tuple[Contestant, ...]:
@@ -90,18 +82,12 @@ def contestants(names: Sequence[str], protocol: Protocol) -> tuple[Contestant, .
     return tuple(dict.fromkeys([*map(Contestant, heads), *modes, *added, *controls]))
 
 
-def _value(text: str) -> object:
-    """An option's value as JSON reads it (True, False and None in any case), else the word itself."""
-    try:
-        return json.loads({"none": "null"}.get(text.lower(), text.lower() if text.lower() in WORDS else text))
-    except ValueError:
-        return text
-
-
 def _parsed(name: str) -> Contestant:
     head, mode = name.split(":", 1)
     resolve_heads([head])
     if not mode or head == "all":
         msg = f"{name!r} is no head in a mode: write HEAD:MODE, such as ridge:hest, or HEAD:option=value,..."
         raise HeadError(msg)
-    return Contestant(head, mode)
+    found = Contestant(head, mode)
+    found.make(0)  # an option that does not exist is refused now, and not after other heads were trained
+    return found

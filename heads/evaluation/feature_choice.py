@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ...store.choices import instead, listed
 from ...store.errors import StoreError
-from ...store.naming import SPOTS, FeatureKey
+from ...store.naming import FeatureKey, field_um
 from ...store.store import Store
 
 DENSITY = "haematoxylin"
@@ -11,7 +12,7 @@ DENSITY = "haematoxylin"
 
 
 def feature_keys(
-    store: Store, *, backbone: str | None = None, views: tuple[str, ...] = (), patches: str = SPOTS
+    store: Store, *, backbone: str | None = None, views: tuple[str, ...] = (), patches: str | None = None
 ) -> tuple[str, ...]:
     """Keys of a backbone's views.
 
@@ -21,36 +22,36 @@ def feature_keys(
         Part of the keys before the `@`; the store's only one where not given.
     views
         In the order wanted; all, from the smallest field to the largest, where empty.
+    patches
+        Patch set; the only one, or spots, where None.
 
     Raises
     ------
     StoreError
         If the store has no such features, or several backbones and none was chosen.
     """
+    patches = store.patch_set(patches)
     keys = {key: FeatureKey.parse(key) for key in store.keys(patches)}
     encoders = sorted({key.encoder for key in keys.values() if key.backbone != DENSITY})
-    if backbone is None and len(encoders) != 1:
-        listed = ", ".join(encoders) or "no backbone (featurize first)"
-        sets = ", ".join(store.patch_sets)
-        msg = (
-            f"{store.path} has features of {listed} on {patches!r} (patch sets: {sets}); choose with `--backbone NAME`"
-        )
+    if not encoders:
+        sets = listed(one for one in store.patch_sets if one != patches)
+        msg = f"{store.path} has no features on {patches!r} (other patch sets: {sets}): featurize first"
+        raise StoreError(msg)
+    if backbone is None and len(encoders) > 1:
+        msg = f'{store.path} has features of {listed(encoders)} on {patches!r}: choose with `backbone="{encoders[0]}"`'
         raise StoreError(msg)
     backbone = backbone or encoders[0]
+    if backbone not in encoders:
+        msg = f"{store.path} has no features of backbone {backbone!r} on {patches!r}: {instead(backbone, encoders)}"
+        raise StoreError(msg)
     found = {parsed.view: key for key, parsed in keys.items() if parsed.encoder == backbone and not parsed.layout}
-    wanted = views or tuple(sorted(found, key=_field_um))
+    wanted = views or tuple(sorted(found, key=field_um))
     missing = [view for view in wanted if view not in found]
     if missing or not wanted:
-        have = ", ".join(sorted(found, key=_field_um)) or "none"
+        have = ", ".join(sorted(found, key=field_um)) or "none"
         msg = (
             f"{store.path} has no features {backbone}@{', '.join(missing) or '*'} on {patches!r} (views of {backbone}: "
             f"{have}). Make them: `tissuary featurize SOURCE --store {store.path} --backbone {backbone} --views ...`"
         )
         raise StoreError(msg)
     return tuple(found[view] for view in wanted)
-
-
-def _field_um(view: str) -> tuple[float, str]:
-    """Side of a view's field; `native`, whose field differs by slide, comes first."""
-    size = FeatureKey(DENSITY, view).size
-    return (size[0] if size else 0.0), view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...store.choices import as_names
 from ...store.errors import ProtocolError
 from .panel_rules import get_panel_rule
 from .protocol_record import TRANSDUCTIVE_FEATURES, FeatureStandardisation, Protocol, SpotWeight, TargetCentring
@@ -29,6 +30,16 @@ class ProtocolChanges:
     spot_weight: SpotWeight | None = None
     panel: str | tuple[str, ...] | None = None
     panel_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.panel is not None and not isinstance(self.panel, str):
+            object.__setattr__(self, "panel", as_names(self.panel, "panel"))
+        for name, choices in (("standardise", ("slide", "none")), ("centring", ("slide", "none")),
+                              ("spot_weight", ("depth", "none"))):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                msg = f"`{name}={value}`: choose {' or '.join(choices)}"
+                raise ProtocolError(msg)
 
 
 def changed_protocol(name: str, changes: ProtocolChanges) -> Protocol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...store.choices import instead
 from ...store.errors import ProtocolError
 from .paper_protocols import CMRC_PAPER, HEST_A1, HEST_A2, M2ORT_PAPER, MMAP_PAPER, NH2ST_PAPER
 from .protocol_record import Protocol
@@ -38,6 +39,6 @@ def get_protocol(name: str) -> Protocol:
         Where there is none; the message lists the valid names.
     """
     if name not in PROTOCOLS:
-        msg = f"There is no protocol {name!r}; choose one of: {', '.join(PROTOCOLS)}."
+        msg = f"there is no protocol {name!r}: {instead(name, list(PROTOCOLS))}"
         raise ProtocolError(msg)
     return PROTOCOLS[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...store.atomic import sweep_partials
+from ...store.choices import as_names, instead, no_slide
 from ...store.errors import HeadError, StoreError, TissuaryError
 from ...store.lock import slide_lock
 from ...store.store import Store
@@ -62,6 +63,11 @@ class PredictOptions:
     device: str | None = None
     pictures: bool = True
     geojson: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("slides", "genes"):
+            object.__setattr__(self, name, as_names(getattr(self, name), name))
+
     scale: str = "shared"
 
 
@@ -141,7 +147,7 @@ def predict(
     opened = store if isinstance(store, Store) else Store(store)
     loaded = run if isinstance(run, Run) else load_run(Path(run), device=options.device)
     genes = _genes(loaded, options.genes)
-    patches = options.patches or opened.default_patches
+    patches = opened.patch_set(options.patches)
     sweep_partials(out, pattern=".*")  # of this folder alone: what lies below is not ours
     done, failed = [], []
     for slide_id in _slides(loaded, opened, options.slides, patches=patches):
@@ -157,8 +163,8 @@ def predict(
 def _genes(run: Run, wanted: tuple[str, ...]) -> tuple[str, ...]:
     missing = [gene for gene in wanted if gene not in run.saved.panel]
     if missing:
-        some = ", ".join(run.saved.panel[:5])
-        msg = f"{', '.join(missing)}: not among the {len(run.saved.panel)} genes that this run predicts ({some}, ...)"
+        have = instead(missing[0], run.saved.panel)
+        msg = f"{', '.join(missing)}: not among the {len(run.saved.panel)} genes that this run predicts: {have}"
         raise HeadError(msg)
     return tuple(dict.fromkeys(wanted)) or run.shown_genes(SHOWN_GENES)
 
@@ -168,12 +174,15 @@ def _slides(run: Run, store: Store, wanted: tuple[str, ...], *, patches: str) ->
     able = store.slides_with(keys, patches=patches)
     found = tuple(dict.fromkeys(wanted)) or able
     missing = [slide for slide in found if slide not in able]
+    unknown = [slide for slide in missing if slide not in store.slide_ids]
+    if unknown:
+        raise no_slide(store, unknown[0])
     if missing or not found:
         what = f"slides {', '.join(missing)} of {store.path} lack" if missing else f"no slide of {store.path} has"
         have = "; ".join(f"{name}: {', '.join(store.keys(name))}" for name in store.patch_sets) or "nothing"
         msg = (
             f"{what} the features of this run, {', '.join(dict.fromkeys(keys))}, on {patches!r} (it has {have}): "
-            "featurize them with the backbone and views of training, or choose others with `--patches`"
+            "featurize them with the backbone and views of training, or choose others with `patches=NAME`"
         )
         raise StoreError(msg)
     return found

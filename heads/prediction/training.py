@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...store.choices import as_names, instead
 from ...store.errors import HeadError, ProtocolError, StoreError
-from ...store.naming import SPOTS
 from ...store.store import Store
 from ...store.table import Table
 from ..engine.saving import STANDARDISATIONS, headers_of, save_head
@@ -49,7 +49,7 @@ class TrainOptions(ProtocolChanges):
     views
         Side by side; all that the backbone has where empty.
     patches
-        Patch set of the training rows: it must be measured.
+        Patch set of the training rows, which must be measured; the only one, or spots, where None.
     slides
         To train on; all that have features and counts where empty.
     seed
@@ -60,9 +60,14 @@ class TrainOptions(ProtocolChanges):
     protocol: str = "strict"
     backbone: str | None = None
     views: tuple[str, ...] = ()
-    patches: str = SPOTS
+    patches: str | None = None
     slides: tuple[str, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("views", "slides"):
+            object.__setattr__(self, name, as_names(getattr(self, name), name))
 
 
 @dataclass(frozen=True)
@@ -120,15 +125,16 @@ def train(
     protocol = _protocol(options)
     who = _contestant(options.head, protocol)
     step("reading features and counts", 0, STEPS)
-    keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=options.patches)
-    table, warnings = usable_table(opened, keys, patches=options.patches, tokens=who.reads_tokens)
+    patches = opened.patch_set(options.patches)
+    keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=patches)
+    table, warnings = usable_table(opened, keys, patches=patches, tokens=who.reads_tokens)
     table = _chosen(table, options.slides)
     step("choosing genes and preparing targets", 1, STEPS)
     train_table, preprocessing = _prepared(table, protocol)
     step(f"fitting {who.label} on {len(train_table)} spots", 2, STEPS)
     head = who.make(who.seed_under(protocol, options.seed)).fit(train_table)
     step("saving", 3, STEPS)
-    headers = headers_of(opened, train_table, patches=options.patches)
+    headers = headers_of(opened, train_table, patches=patches)
     save_head(head, out, table=train_table, protocol=protocol, headers=headers, preprocessing=preprocessing)
     write_reference(out, Familiarity.fit(train_table), _spread(train_table))
     step("saved", STEPS, STEPS)
@@ -152,7 +158,7 @@ def _protocol(options: TrainOptions) -> Protocol:
     if protocol.feature_standardisation not in STANDARDISATIONS:
         msg = (
             f"protocol {protocol.name} standardises features by {protocol.feature_standardisation!r}, which new slides "
-            "cannot be given: add `--standardise slide`, or `none`"
+            'cannot be given: add `standardise="slide"`, or none'
         )
         raise ProtocolError(msg)
     return protocol
@@ -167,7 +173,7 @@ def _contestant(name: str, protocol: Protocol) -> Contestant:
         If it is unknown, several, or needs what a slide without counts lacks.
     """
     if name == "all":
-        msg = "--head all: a run holds one head; `tissuary compare` tells which"
+        msg = "head 'all': a run holds one head; `tissuary compare` tells which is best"
         raise HeadError(msg)
     found = contestants([name], protocol)[0]
     if found.entry.diagnostic:
@@ -181,10 +187,7 @@ def _chosen(table: Table, slides: tuple[str, ...]) -> Table:
         return table
     missing = [slide for slide in slides if slide not in table.slide_ids]
     if missing:
-        msg = (
-            f"slides {', '.join(missing)} cannot be trained on: those with features and counts are "
-            f"{', '.join(table.slide_ids)}"
-        )
+        msg = f"no slide {missing[0]!r} has features and counts: {instead(missing[0], table.slide_ids)}"
         raise StoreError(msg)
     return table.select_slides([table.slide_ids.index(slide) for slide in dict.fromkeys(slides)])
 

@@ -9,6 +9,7 @@ from math import isclose
 from pathlib import Path
 
 from ..arrays import Pixels
+from ..choices import no_key, no_patch_set
 from ..errors import StoreError, TissuaryError
 from ..expression import read_expression
 from ..naming import SPOTS, FeatureKey
@@ -122,17 +123,14 @@ def export_store(
 
 def _chosen(store: Store, *, keys: Sequence[str], patches: str | None) -> tuple[str, tuple[str, ...], list[str]]:
     """Patch set, keys and slides of an export."""
-    chosen = patches or store.default_patches
+    chosen = store.patch_set(patches)
     slides = sorted({e.slide_id for e in store.entries if e.kind == "patches" and e.patches == chosen})
     if not slides:
-        have = ", ".join(store.patch_sets) or "none"
-        msg = f"{store.path} has no patch set {chosen!r}; choose one with --patches: {have}"
-        raise StoreError(msg)
+        raise no_patch_set(store, chosen)
     have_keys = store.keys(chosen)
-    absent = [key for key in keys if key not in have_keys]
-    if absent:
-        msg = f"{store.path} has no features {', '.join(absent)} on {chosen!r}; it has {', '.join(have_keys) or 'none'}"
-        raise StoreError(msg)
+    for key in keys:
+        if key not in have_keys:
+            raise no_key(store, key, patches=chosen)
     wanted = tuple(keys) or tuple(key for key in have_keys if not key.startswith(DENSITY))
     return chosen, wanted, slides
 

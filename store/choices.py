@@ -1,0 +1,98 @@
+"""What a user may have meant by a name that does not exist, and what to give instead.
+
+Messages name arguments as Python spells them, such as `patches="grid-112um"`; the commands turn these into options
+(`tissuary.cli.output`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from .errors import StoreError
+
+if TYPE_CHECKING:
+    from .store import Store
+
+LISTED = 30
+"""Names that a message lists."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas, the first thirty of them, or "none"."""
+    every = list(names)
+    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
+    return (", ".join(every[:LISTED]) or "none") + more
+
+
+def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Up to three names that read like one, or hold it, whatever their case, the nearest first."""
+    wanted, by_lower = name.lower(), {one.lower(): one for one in names}
+    close = difflib.get_close_matches(wanted, by_lower, n=3, cutoff=0.7)
+    return tuple(by_lower[one] for one in close or [one for one in by_lower if wanted and wanted in one][:3])
+
+
+def instead(name: str, names: Sequence[str]) -> str:
+    """`did you mean x? There are x, y, z`, or what there is alone."""
+    near = nearest(name, names)
+    have = f"here are {listed(names)}"
+    return f"did you mean {' or '.join(near)}? T{have}" if near else f"t{have}"
+
+
+def as_names(value: str | Iterable[str], what: str) -> tuple[str, ...]:
+    """One name, or several, as a tuple; a string is one name, and not its letters.
+
+    Raises
+    ------
+    StoreError
+        If they are no strings.
+    """
+    if isinstance(value, str):
+        return (value,)
+    names = tuple(value) if isinstance(value, Iterable) else (value,)
+    wrong = [one for one in names if not isinstance(one, str)]
+    if wrong:
+        msg = f"{what}: {wrong[0]!r} is no name; wanted a string, or several in a tuple"
+        raise StoreError(msg)
+    return names
+
+
+def no_patch_set(store: Store, patches: str) -> StoreError:
+    """A patch set that the store lacks."""
+    have = store.patch_sets
+    choose = f'; choose one with `patches="{have[0]}"`' if have else ""
+    return StoreError(f"{store.path} has no patch set {patches!r}: {instead(patches, have)}{choose}")
+
+
+def no_key(store: Store, key: str, *, patches: str) -> StoreError:
+    """A feature key that no slide has on a patch set."""
+    store = type(store)(store.path)  # as its files are now
+    others = [one for one in store.patch_sets if one != patches and key in store.keys(one)]
+    if others:
+        return StoreError(f'{store.path} has {key} on {listed(others)}, not on {patches!r}: `patches="{others[0]}"`')
+    return StoreError(f"{store.path} has no features {key!r} on {patches!r}: {instead(key, store.keys(patches))}")
+
+
+def no_slide(store: Store, slide_id: str) -> StoreError:
+    """A slide that the store lacks."""
+    return StoreError(f"{store.path} has no slide {slide_id!r}: {instead(slide_id, store.slide_ids)}")
+
+
+def what_is_missing(store: Store, slide_id: str, *, patches: str, key: str | None = None) -> StoreError:
+    """Why a slide has no file of patches, or of features under a key, with what there is."""
+    store = type(store)(store.path)  # as its files are now
+    if slide_id not in store.slide_ids:
+        return no_slide(store, slide_id)
+    if patches not in store.patch_sets:
+        return no_patch_set(store, patches)
+    if key is None:
+        have = sorted({one.patches for one in store.entries if (one.kind, one.slide_id) == ("patches", slide_id)})
+        return StoreError(f"slide {slide_id} has no patches in {patches!r}; it has {listed(have)}")
+    if key not in store.keys(patches):
+        return no_key(store, key, patches=patches)
+    others = store.slides_with([key], patches=patches)
+    return StoreError(
+        f"slide {slide_id} has no features {key} on {patches!r}; slides that have them are {listed(others)}. Run "
+        f"`tissuary featurize` again with the options of these slides"
+    )
