@@ -118,7 +118,8 @@ def make_head(name: str, **options: Any) -> Head:
     unknown = [one for one in options if one not in known]
     if unknown:
         have = instead(unknown[0], known) if known else "it has none"
-        msg = f"head {name!r} has no option {unknown[0]!r}: {have}"
+        what = f"mode {options['mode']!r}; of options" if unknown[0] == "mode" else f"option {unknown[0]!r}:"
+        msg = f"head {name!r} has no {what} {have}"
         raise HeadError(msg)
     try:
         head: Head = cls(**options)

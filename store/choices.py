@@ -61,7 +61,9 @@ def as_names(value: str | Iterable[str], what: str) -> tuple[str, ...]:
 def no_patch_set(store: Store, patches: str) -> StoreError:
     """A patch set that the store lacks."""
     have = store.patch_sets
-    choose = f'; choose one with `patches="{have[0]}"`' if have else ""
+    grid = " --patches grid" if patches.startswith("grid") else ""
+    make = f", or make it with `tissuary featurize SOURCE --store {store.path}{grid}`"
+    choose = f'; choose one with `patches="{have[0]}"`{make}' if have else f": {make[5:]}"
     return StoreError(f"{store.path} has no patch set {patches!r}: {instead(patches, have)}{choose}")
 
 

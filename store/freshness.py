@@ -12,7 +12,7 @@ from .choices import listed
 from .errors import FingerprintError, StoreError
 from .index_file import read_meta
 from .index_record import IndexRecord
-from .naming import FeatureKey, field_um
+from .naming import DENSITY, FeatureKey, field_um
 
 if TYPE_CHECKING:
     from .store import Store
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def default_index(root: Path, patches: str) -> str:
     """Key of the only index over a patch set, or of the finest view where one encoder alone is indexed.
+
+    The density control counts only where nothing else is indexed.
 
     Raises
     ------
@@ -35,8 +37,9 @@ def default_index(root: Path, patches: str) -> str:
     if len(keys) == 1:
         return keys[0]
     here = [FeatureKey.parse(key) for key in keys if (root / "features" / patches / key).is_dir()]
-    if len({key.encoder for key in here}) == 1:
-        return str(min(here, key=lambda key: field_um(key.view)))
+    candidates = [key for key in here if key.backbone != DENSITY] or here
+    if len({key.encoder for key in candidates}) == 1:
+        return str(min(candidates, key=lambda key: field_um(key.view)))
     msg = f'several encoders are indexed on {patches!r}, {listed(keys)}: choose one with `key="{keys[0]}"`'
     raise StoreError(msg)
 

@@ -15,6 +15,9 @@ NATIVE = "native"
 
 SPOTS = "spots"
 
+DENSITY = "haematoxylin"
+"""Backbone of the control that is one number, the haematoxylin density of a patch."""
+
 UNKNOWN_PATIENT = "unknown:"
 """Start of the patient id of a slide whose source names no patient; the slide id follows."""
 

@@ -1,4 +1,4 @@
-"""Python doors as a new user tries them: the only patch set, wrong names, wrong types, and the same words in commands."""
+"""Python doors as a new user tries them: the only patch set, wrong names and types, the same words in commands."""
 
 import re
 import shutil
@@ -149,6 +149,7 @@ def test_heads_take_options_as_commands_write_them():
     for name, options, said in (
         ("nh2st:neighbors=both", {}, "head 'nh2st' has no option 'neighbors': did you mean neighbours"),
         ("knn", {"K": 3}, "head 'knn' has no option 'K': did you mean k"),
+        ("knn:paper", {}, "head 'knn' has no mode 'paper'; of options there are k"),
         ("mean", {"k": 3}, "head 'mean' has no option 'k': it has none"),
         ("Ridge", {}, "there is no head 'Ridge': did you mean ridge"),
         ("nhst2", {}, "did you mean nh2st"),
@@ -176,12 +177,12 @@ def test_a_comparison_refuses_a_wrong_word_before_it_trains(store, tmp_path, opt
 def test_training_and_prediction_name_what_there_is(store, tmp_path):
     from tissuary.heads import predict
 
-    with pytest.raises(TissuaryError, match="no slide 'a9' has features and counts: did you mean a1"):
+    with pytest.raises(TissuaryError, match="no slide 'a9' has features and counts: there are a1, a2, b1"):
         train(store, tmp_path / "run", options=TrainOptions(slides="a9"))
     train(store.path, tmp_path / "run", options=TrainOptions(views="20x"))
     with pytest.raises(TissuaryError, match=r"gen1: not among the 12 genes .*did you mean gene1"):
         predict(tmp_path / "run", store, tmp_path / "maps", options=PredictOptions(genes="gen1"))
-    with pytest.raises(TissuaryError, match="no slide 'a9': did you mean a1"):
+    with pytest.raises(TissuaryError, match="no slide 'a9': there are a1, a2, b1"):
         predict(tmp_path / "run", store, tmp_path / "maps", options=PredictOptions(slides="a9"))
     with pytest.raises(TissuaryError, match="it is a run of `tissuary train`"):
         predict(store, tmp_path / "run", tmp_path / "maps")

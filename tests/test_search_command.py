@@ -103,7 +103,7 @@ def test_index_goes_on_with_other_keys_and_names_what_failed(run, make_store):
     assert "FAILED bad@20x: " in err
     assert run("index", store.path, "--key", "bad@20x")[0] == 2
     code, _, err = run("index", store.path, "--patches", "grid-9um")
-    assert (code, "no features to index on patch set 'grid-9um'" in err) == (2, True)
+    assert (code, "no patch set 'grid-9um': there are spots; choose one with `--patches spots`" in err) == (2, True)
 
 
 @pytest.fixture
@@ -183,7 +183,10 @@ def test_nothing_left_is_said_with_its_reason(run, make_store, tmp_path):
         (("--patch", "nowhere"), "has no patch 'nowhere'"),
         (("--patch", 99), "has patches 0 to 27, not 99"),
         (("--patch", 1, "--device", "tpu"), "device 'tpu': choose auto, cpu or cuda"),
-        (("--patch", 1, "--key", "other@20x"), "there is no index 'spots.other@20x'"),
+        (
+            ("--patch", 1, "--key", "other@20x"),
+            "has no features 'other@20x' on 'spots': there are haematoxylin@20x, toy@20x",
+        ),
     ],
 )
 def test_requests_that_cannot_be_met_are_refused(run, indexed, words, message):
@@ -309,4 +312,4 @@ def test_the_finest_indexed_view_is_searched_where_no_key_is_given(run, make_sto
     run("index", root)
     code, _, err = run(*words)
     assert code == 2
-    assert "say which key to search by (`--key`); indexed on 'spots' are toy@20x, toy@5x, zoo@20x" in err
+    assert "several encoders are indexed on 'spots', toy@20x, toy@5x, zoo@20x: choose one with `--key toy@20x`" in err

@@ -179,7 +179,7 @@ def test_duplicate_barcodes_are_refused(tmp_path):
 
 
 def test_absent_features_and_keys_are_named(store):
-    with pytest.raises(StoreError, match="no slide has toy@10x with counts"):
+    with pytest.raises(StoreError, match="no features 'toy@10x' on 'spots': did you mean toy@20x"):
         store.table("toy@10x")
     with pytest.raises(StoreError, match="the table has no features 'toy@10x'; it has toy@20x"):
         store.table(KEY).features("toy@10x")

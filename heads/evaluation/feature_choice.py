@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from ...store.choices import instead, listed
 from ...store.errors import StoreError
-from ...store.naming import FeatureKey, field_um
+from ...store.naming import DENSITY, FeatureKey, field_um
 from ...store.store import Store
-
-DENSITY = "haematoxylin"
-"""Backbone of the one-number control; never a candidate by itself."""
 
 
 def feature_keys(

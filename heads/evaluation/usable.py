@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...store.errors import ProtocolError, StoreError
-from ...store.naming import FeatureKey
+from ...store.naming import DENSITY, FeatureKey
 from ...store.store import Store
 from ...store.table import Table
-from .feature_choice import DENSITY
 
 ROWS = 8192
 """Rows looked at together."""
