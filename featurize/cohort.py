@@ -37,6 +37,8 @@ class Spots:
         Of a spot, level-0 pixels, where the source says.
     labels
         (n,) text by name of column: columns of few values, which may tell sections apart.
+    background
+        Names of spots beside the tissue, which were left out.
     """
 
     barcode: Strings
@@ -44,6 +46,7 @@ class Spots:
     array: Ints | None
     diameter_px: float | None = None
     labels: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
+    background: Strings = field(default_factory=lambda: np.array([], dtype=np.str_))
 
     def select(self, rows: Ints) -> Spots:
         """Some spots, in the order given."""

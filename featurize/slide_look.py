@@ -22,7 +22,7 @@ from .slide import Slide
 from .spot_checks import check_spots_inside, checked_array, warn_of_misplaced
 from .targets import ViewField, view_fields
 from .thumbnail import read_thumbnail
-from .tissue import tissue_mask
+from .tissue import tissue_mask, why_blank
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
@@ -98,7 +98,7 @@ def look_at(sample: Sample, slide: Slide, options: FeaturizeOptions, *, encoders
             warn_of_misplaced(sample.slide_id, spots, pitch_px=pitch_px, tissue=tissue, size_px=size_px)
     if wanted in ("grid", "both"):
         _check_grid(sample, slide)
-        sets |= _grids(sample, slide, options, tissue=tissue, mpp=scale.mpp)
+        sets |= _grids(sample, slide, options, tissue=tissue, mpp=scale.mpp, thumbnail=thumbnail)
     return Look(scale, measured, fields, thumbnail, tissue, sets)
 
 
@@ -145,7 +145,7 @@ def _check_grid(sample: Sample, slide: Slide) -> None:
 
 
 def _grids(
-    sample: Sample, slide: Slide, options: FeaturizeOptions, *, tissue: Bools, mpp: float
+    sample: Sample, slide: Slide, options: FeaturizeOptions, *, tissue: Bools, mpp: float, thumbnail: Pixels
 ) -> dict[str, PatchSet]:
     """Grids by name, finest first, each with its parents in the next coarser one it nests in."""
     made: list[tuple[float, Grid, str]] = []
@@ -167,9 +167,10 @@ def _grids(
             continue
         made.append((stride_um, grid, grid_name(stride_um, tile_um=tile_um, min_tissue=options.min_tissue)))
     if not made:
+        reason = None if tissue.any() else why_blank(thumbnail)
         msg = (
             f"slide {sample.slide_id}: no tile of {min(options.grid_tiles_um):g} um holds {options.min_tissue:.0%} "
-            "tissue, so there is no grid; look at the slide, or lower --min-tissue"
+            f"tissue, so there is no grid; {reason or 'look at the slide, or lower --min-tissue'}"
         )
         raise CohortError(msg)
     sets = {}

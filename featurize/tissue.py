@@ -16,6 +16,18 @@ THRESHOLD_RANGE = (0.007, 0.014)
 tried, tissue rises above the second, also where no glass is in view and the histogram has one class only."""
 
 
+MIN_LIGHT = 20
+"""Brightness, 0..255, that the brightest 1 % of a slide must exceed. Below it one grey level is an optical density of
+0.02, above the threshold for tissue: whatever is seen is the sensor's."""
+
+LAG_PX, MIN_STRUCTURE = 2, 0.2
+"""Pixels of the thumbnail that far apart, and the least correlation of their chroma in tissue: 0.4 and more on every
+stained section tried, 0 in sensor noise, which is independent from pixel to pixel."""
+
+FEW_PX = 64
+"""Regions of fewer pixels are too small to tell: they stay where others do."""
+
+
 def tissue_mask(thumbnail: Pixels) -> Bools:
     """Classical tissue mask: variation of chroma in optical density, split from glass by Otsu's threshold.
 
@@ -23,7 +35,7 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
     edges absorb evenly and have none. Of its local mean square, the variation counts in full and the mean little, as
     tissue is structured while eosin that leaked onto the glass is a smooth veil. Fat, too pale for any threshold on
     colour, is found by its membranes. What is unscanned or under pen is set to glass first, see `unscanned_mask` and
-    `pen_mask`.
+    `pen_mask`. Regions whose chroma is noise, and all of a slide that is dark, are no tissue; see `why_blank`.
 
     Parameters
     ----------
@@ -39,6 +51,30 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
     ----------
     Otsu, N. (1979). A threshold selection method from gray-level histograms. IEEE Trans. SMC 9(1), 62-66.
     """
+    if _light(thumbnail) < MIN_LIGHT:
+        return np.zeros(thumbnail.shape[:2], dtype=np.bool_)
+    return _without_noise(*_coloured(thumbnail))
+
+
+def why_blank(thumbnail: Pixels) -> str | None:
+    """Return why a thumbnail without tissue has none, as far as that can be seen."""
+    light = _light(thumbnail)
+    if light < MIN_LIGHT:
+        return f"the slide is dark: its brightest 1 % reaches {light:.0f} of 255"
+    mask, density = _coloured(thumbnail)
+    if mask.any() and not _without_noise(mask, density).any():
+        return "its colours vary from pixel to pixel without any structure, as the noise of a sensor does"
+    return None
+
+
+def _light(thumbnail: Pixels) -> float:
+    """Brightness of the brightest 1 % of a slide, 0..255."""
+    every = working_step(thumbnail.shape)
+    return float(np.percentile(thumbnail[::every, ::every].max(axis=2), 99))
+
+
+def _coloured(thumbnail: Pixels) -> tuple[Bools, Floats]:
+    """Where chroma is strong, (h, w), and the optical density before any smoothing, (3, h, w)."""
     from PIL import Image
     from scipy import ndimage
 
@@ -48,6 +84,7 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
     seam_px = max(1, round(longest / 512))  # padding blends into the slide
     unscanned = ndimage.binary_dilation(unscanned, np.ones((3, 3)), iterations=seam_px)
     density[:, unscanned] = 0
+    unsmoothed = density
     sigma = max(1.0, 1.2 * longest / 1024)  # below one pixel, sensor grain would look like structure
     every = working_step(thumbnail.shape)
     density = np.stack([np.asarray(Image.fromarray(plane).reduce(every)) for plane in density])  # (3, h', w')
@@ -56,13 +93,34 @@ def tissue_mask(thumbnail: Pixels) -> Bools:
     pen = pen_mask(density)
     excluded = unscanned[::every, ::every] | pen
     if excluded.all():
-        return np.zeros_like(unscanned)
+        return np.zeros_like(unscanned), unsmoothed
     density[:, pen] = 0
     chroma = density - density.mean(axis=0)  # (3, h', w')
     signal = _signal(chroma, width_px=longest / 256 / every)
     threshold = float(np.clip(_otsu(signal[~excluded]), *THRESHOLD_RANGE))
     mask = _outlined(signal > threshold, np.linalg.norm(chroma, axis=0) > 2 * threshold)
-    return _enlarged(mask & ~pen, unscanned.shape, factor=every)
+    return _enlarged(mask & ~pen, unscanned.shape, factor=every), unsmoothed
+
+
+def _without_noise(mask: Bools, density: Floats) -> Bools:
+    """Connected regions whose chroma is alike in pixels `LAG_PX` apart, one below the other; noise is not."""
+    from scipy import ndimage
+
+    labels, regions = ndimage.label(mask)
+    if not regions:
+        return mask
+    chroma = density - density.mean(axis=0)  # (3, h, w)
+    inside = np.where(labels[LAG_PX:] == labels[:-LAG_PX], labels[LAG_PX:], 0).ravel()
+    power = np.bincount(inside, np.einsum("chw,chw->hw", chroma, chroma)[LAG_PX:].ravel(), regions + 1)
+    alike = np.bincount(inside, np.einsum("chw,chw->hw", chroma[:, LAG_PX:], chroma[:, :-LAG_PX]).ravel(), regions + 1)
+    size_px = np.maximum(np.bincount(inside, minlength=regions + 1), 1)
+    # By chance a correlation of noise, over three channels, is off by one by the root of their number.
+    structured = alike > (MIN_STRUCTURE + 2 / np.sqrt(3 * size_px)) * power
+    structured[0] = False
+    structured &= size_px >= FEW_PX
+    if structured.any():
+        structured[1:] |= size_px[1:] < FEW_PX
+    return np.asarray(structured[labels])
 
 
 def _signal(chroma: Floats, *, width_px: float) -> Floats:

@@ -99,7 +99,7 @@ def test_tissue_nowhere_or_unknown_is_refused(look, values, match):
         look(adata(in_tissue=values))
 
 
-def test_every_source_but_hest_leaves_spots_beside_the_tissue_out(look, tmp_path, image):
+def test_every_source_but_hest_leaves_spots_beside_the_tissue_out(look, tmp_path, image, caplog):
     root = tmp_path / "hest"
     for name in ("st", "wsis"):
         (root / name).mkdir(parents=True)
@@ -112,6 +112,7 @@ def test_every_source_but_hest_leaves_spots_beside_the_tissue_out(look, tmp_path
     pandas.DataFrame(table).to_csv(tmp_path / "spots.csv", index=False)
     (tmp_path / "m.csv").write_text(f"slide_id,image,counts,spots\nS1,{image},counts.h5ad,spots.csv\n")
     assert len(barcodes(look(source=tmp_path / "m.csv"))) == INSIDE.sum()
+    assert caplog.text == ""  # counts beside the tissue lack no partner
 
 
 def concatenated(key="sample", **changed):

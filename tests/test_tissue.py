@@ -9,7 +9,7 @@ from tissuary.featurize.pen import pen_mask
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.sources.spot_table import read_spots
 from tissuary.featurize.thumbnail import read_thumbnail
-from tissuary.featurize.tissue import tissue_mask
+from tissuary.featurize.tissue import tissue_mask, why_blank
 
 STAIN = np.array([0.72, 0.45, 0.68])
 INKS = {"blue": (0.15, 0.35, 0.75), "green": (0.15, 0.6, 0.4), "red": (0.85, 0.2, 0.25), "black": (0.2, 0.2, 0.2)}
@@ -83,6 +83,35 @@ def test_a_slide_scanned_in_a_line_only_has_no_tissue():
 def test_noise_is_not_tissue(spread):
     noise = 235 + np.random.default_rng(0).normal(size=(300, 400, 3)) * spread
     assert not tissue_mask(np.clip(np.round(noise), 0, 255).astype(np.uint8)).any()
+
+
+def noise(level, spread, *, size=(500, 400), seed=0):
+    return np.random.default_rng(seed).normal(level, spread, (*size, 3)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("level", "spread", "reason"),
+    [
+        (3, 1, "dark: its brightest 1 % reaches 5 of 255"),
+        ([5, 3, 4], 1, "dark"),  # channels whose offsets differ look like a stain that fills the slide
+        (10, 2, "dark"),
+        (30, 5, "without any structure"),
+        (128, 20, "without any structure"),
+        (200, 15, "without any structure"),
+    ],
+)
+def test_the_noise_of_a_sensor_is_not_tissue_and_a_reason_is_given(level, spread, reason):
+    picture = noise(level, spread)
+    assert not tissue_mask(picture).any()
+    assert reason in why_blank(picture)
+
+
+def test_noise_beside_tissue_goes_alone():
+    picture, disc = disc_slide((240, 238, 241), shape=(400, 600))
+    picture[-100:] = noise(60, 20, size=(100, 600))
+    found = tissue_mask(picture)
+    assert overlap(found, disc) > 0.95
+    assert why_blank(picture) is None
 
 
 def test_grey_dirt_shadows_and_coverslip_edges_are_not_tissue():

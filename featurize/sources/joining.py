@@ -37,7 +37,8 @@ def join(slide_id: str, spots: Spots, matrix: CountMatrix) -> Measured:
             "genes, with the same barcodes in both files."
         )
         raise CohortError(msg)
-    _tell(slide_id, spots=len(rows), count_rows=len(matrix.barcode), kept=len(kept))
+    background = sum(name in row_of for name in spots.background.tolist())
+    _tell(slide_id, spots=len(rows), count_rows=len(matrix.barcode) - background, kept=len(kept))
     return Measured(spots.select(kept), matrix.counts[rows[kept]], matrix.genes)
 
 

@@ -118,9 +118,11 @@ def _read_spots(path: Path) -> Spots:
         row = int(inside[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]])
         msg = f"{path}: row {row + 1} holds {table.row(row)[1:]}; wanted numbers in {', '.join(COLUMNS[1:])}"
         raise CohortError(msg)
-    barcode = np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_)[inside]
+    names = np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_)
+    barcode, background = names[inside], np.delete(names, inside)
     repeated_or_empty("spot", barcode, path)
-    return Spots(barcode, values[:, [3, 2]], values[:, :2].astype(np.int32), _diameter_px(path.parent))
+    array, diameter_px = values[:, :2].astype(np.int32), _diameter_px(path.parent)
+    return Spots(barcode, values[:, [3, 2]], array, diameter_px, background=background)
 
 
 def _diameter_px(spatial: Path) -> float | None:

@@ -50,8 +50,12 @@ def read_spots(path: Path) -> Spots:
     if not len(table):
         msg = f"{path} holds no spots{' that are selected' if 'selected' in table.columns else ''}: nothing to measure"
         raise CohortError(msg)
+    background = np.array([], dtype=np.str_)
     if IN_TISSUE in table.columns:
-        table = table[under_tissue(table[IN_TISSUE].to_list(), path)]
+        inside = under_tissue(table[IN_TISSUE].to_list(), path)
+        if "barcode" in table.columns:
+            background = np.delete(np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_), inside)
+        table = table[inside]
     center = np.stack([_numbers(table, name, path) for name in PIXELS], axis=1)  # (n, 2) x, y
     if "barcode" in table.columns:
         barcode = np.array(table["barcode"].fill_null("").to_list(), dtype=np.str_)
@@ -62,7 +66,8 @@ def read_spots(path: Path) -> Spots:
         array = np.stack([y, x], axis=1)  # (n, 2) row, column
     repeated_or_empty("spot", barcode, path)
     others = (name for name in table.columns if name not in (*PIXELS, *ARRAY, *LEGACY, "barcode", IN_TISSUE))
-    return Spots(barcode, center, array, labels=label_columns((name, table[name].to_list()) for name in others))
+    labels = label_columns((name, table[name].to_list()) for name in others)
+    return Spots(barcode, center, array, labels=labels, background=background)
 
 
 def under_tissue(values: Any, path: Path) -> Ints:
