@@ -7,6 +7,7 @@ import logging
 from ..store.naming import UNKNOWN_PATIENT
 from ..store.patients import look_alike_warning
 from .cohort import NO_IMAGE, Cohort, Sample
+from .sources.images import image_identity
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def announce(cohort: Cohort, *, mpp: float | None = None) -> None:
     refused = f", {len(cohort.refused)} refused" if cohort.refused else ""
     log.info("%d slides%s, read as %s", len(cohort.samples), refused, cohort.source)
     _announce_left_out(cohort)
+    _announce_shared_images(cohort)
     alike = look_alike_warning(sample.patient_id for sample in cohort.samples)
     if alike:
         log.warning("%s", alike)
@@ -64,6 +66,17 @@ def _announce_left_out(cohort: Cohort) -> None:
     others = len(cohort.left_out) - len(listed)
     if others:
         log.info("%d other files and folders are no images", others)
+
+
+def _announce_shared_images(cohort: Cohort) -> None:
+    """Warn of slides without spots that are one image: a path named twice, or two files of one DICOM slide."""
+    slides: dict[str, list[str]] = {}
+    for sample in cohort.samples:
+        if sample.read_measured is None:
+            slides.setdefault(image_identity(sample.image), []).append(sample.slide_id)
+    for names in slides.values():
+        if len(names) > 1:
+            log.warning("slides %s are one image: heads may be tested on what they were trained on", ", ".join(names))
 
 
 def gap_table(rows: list[Row]) -> str:

@@ -41,7 +41,10 @@ class OpenSlideSlide:
         try:
             self._handle = OpenSlide(path)
         except OpenSlideError as error:
-            msg = f"image {path} cannot be opened by OpenSlide ({error}): it is damaged, or files beside it are missing"
+            msg = (
+                f"image {path} cannot be opened by OpenSlide ({error}): its coding is not known there, it is "
+                "damaged, or files beside it are missing"
+            )
             raise SlideError(msg) from error
         properties = self._handle.properties
         self.level_dimensions: tuple[tuple[int, int], ...] = self._handle.level_dimensions

@@ -133,7 +133,6 @@ def pyramid(file: Any, series: Any, path: Path) -> list[Any]:
         and other.axes == series.axes
         and other.keyframe.is_reduced
         and other.keyframe.is_tiled
-        and not other.keyframe.is_mask
         # A label has a shape of its own, a level differs by the rounding of its sides.
         and abs(key.imagewidth * other.keyframe.imagelength / (key.imagelength * other.keyframe.imagewidth) - 1) < 0.02
     ]
@@ -144,10 +143,10 @@ def pyramid(file: Any, series: Any, path: Path) -> list[Any]:
         except SlideError as error:  # coarser levels only save time
             _logger.info("a level is left out: %s", error)
             continue
-        if _is_scaled(key, level.keyframe):
+        if _is_scaled(key, level.keyframe) and not level.keyframe.is_mask:
             kept.append(level)
         else:
-            _logger.info("image %s: its level %s is not of its shape, and left out", path, level.shape)
+            _logger.info("image %s: its page of %s is a mask or of another shape, and no level", path, level.shape)
     return kept
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tissuary.cli.main import app
 from tissuary.featurize.cohort import NO_IMAGE, load_cohort
+from tissuary.featurize.gaps import announce
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.slide_dicom import read_dicom
 from tissuary.featurize.sources import detect
@@ -127,6 +128,18 @@ def test_dicom_files_of_two_slides_side_by_side(tmp_path):
     assert dict(load_cohort(tmp_path).left_out) == {"in": "a folder of 2 DICOM slides: give it by itself"}
     with pytest.raises(SlideError, match="holds 2 DICOM slides: give one file"):
         open_slide(tmp_path / "in")
+
+
+def test_two_names_of_one_image_are_said(tmp_path, caplog):
+    for name in ("a.dcm", "b.dcm"):
+        dicom(tmp_path / "S" / name, "1.2.3")
+    image(tmp_path / "c.tif")
+    rows = ["slide_id,image", "A,S/a.dcm", "B,S/b.dcm", "C,c.tif", "D,S/../c.tif"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    with caplog.at_level(logging.WARNING):
+        announce(load_cohort(tmp_path))
+    assert "slides A, B are one image" in caplog.text
+    assert "slides C, D are one image" in caplog.text
 
 
 @pytest.mark.parametrize("kept", [140, 180, 260, 330])

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...store.errors import CohortError
 from ..cohort import NO_IMAGE, LeftOut, Refused
 from ..slide import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS
-from ..slide_dicom import dicom_slides, read_dicom
+from ..slide_dicom import SUFFIXES, dicom_slides, read_dicom
 from ..slide_zarr import is_image_group, is_zarr
 from .access import reading
 
@@ -160,6 +160,17 @@ def images_below(folder: Path, within: Sequence[str] = IMAGE_FOLDERS) -> Listing
         found = [list_images(folder / name) for name in within if (folder / name).is_dir()]
     images = tuple(image for one in found for image in one.images)
     return Listing(images, tuple(left for one in found for left in one.left_out))
+
+
+def image_identity(image: Path) -> str:
+    """What two names of one image share: the series of a DICOM slide, else the resolved path."""
+    try:
+        if _is_dicom_folder(image):
+            return next(iter(dicom_slides(image)), str(image.resolve()))
+        dicom = read_dicom(image) if image.suffix.lower() in SUFFIXES and image.is_file() else None
+        return dicom.series if dicom is not None else str(image.resolve())
+    except OSError:  # told when the slide's turn comes
+        return str(image)
 
 
 def _image_of(file: Path) -> SlideImage:
