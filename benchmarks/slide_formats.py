@@ -185,10 +185,13 @@ def _colours() -> Iterator[Case]:
     shown = np.rint(rgb * share + 255 * (1 - share)).astype(np.uint8)
     straight = np.concatenate([rgb, alpha], 2)
     premultiplied = np.concatenate([np.rint(rgb * share).astype(np.uint8), alpha], 2)
-    for name, said in (("tiles", {}), ("strips", {"tile": False}), ("planar", {"planarconfig": "separate"})):
+    said: dict[str, Any]
+    planar = {"planarconfig": "separate"}
+    ways: tuple[tuple[str, dict[str, Any]], ...] = (("tiles", {}), ("strips", {"tile": False}), ("planar", planar))
+    for name, said in ways:
         for kind, values in (("unassalpha", straight), ("assocalpha", premultiplied)):
             stored = values.transpose(2, 0, 1) if name == "planar" else values
-            write = tiff(stored, extrasamples=[kind], **{"planes_first": name == "planar", **said})
+            write = tiff(stored, extrasamples=[kind], planes_first=name == "planar", **said)
             yield Case("colour", f"{kind}, {name}", write, pixels=shown, rounding=1)
     grey = np.concatenate([rgb[..., :1], alpha], 2)
     on_white = np.rint(rgb[..., :1] * share + 255 * (1 - share)).astype(np.uint8).repeat(3, 2)
@@ -221,28 +224,25 @@ def _colours() -> Iterator[Case]:
 
 def _scales() -> Iterator[Case]:
     rgb = picture()
+    said: dict[str, Any]
+    mpp: float | None
     for unit, per_um in (("CENTIMETER", 1e4), ("INCH", 25400.0)):
         for mpp in (0.25, 0.5, 2.0):
             write = tiff(rgb, resolution=(per_um / mpp, per_um / mpp), resolutionunit=unit)
             yield Case("um/px", f"{mpp} in {unit.lower()}", write, mpp=mpp)
-    for name, said, mpp in (
+    tags: tuple[tuple[str, dict[str, Any], float | None], ...] = (
         ("print resolution", {"resolution": (72, 72), "resolutionunit": "INCH"}, None),
         ("libvips' unknown", {"resolution": (10, 10), "resolutionunit": "CENTIMETER"}, None),
         ("no unit", {"resolution": (20000, 20000), "resolutionunit": "NONE"}, None),
         ("none", {"resolution": (1, 1), "resolutionunit": "NONE"}, None),
-    ):
+    )
+    for name, said, mpp in tags:
         yield Case("um/px", name, tiff(rgb, **said), mpp=mpp)
     not_square = tiff(rgb, resolution=(20000, 15000), resolutionunit="CENTIMETER")
     yield Case("um/px", "pixels that are not square", not_square, refused="must be square")
     for unit, um in (
-        ("um", 1),
-        ("micron", 1),
-        ("\\u00B5m", 1),
-        ("nm", 1e-3),
-        ("mm", 1e3),
-        ("inch", 25400),
-        ("px", None),
-    ):
+        ("um", 1), ("micron", 1), ("\\u00B5m", 1), ("nm", 1e-3), ("mm", 1e3), ("inch", 25400), ("px", None),
+    ):  # fmt: skip
         mpp = None if um is None else MPP
         write = tiff(rgb, imagej=True, tile=False, resolution=((um or 1) / MPP,) * 2, metadata={"unit": unit})
         yield Case("um/px", f"ImageJ, {unit}", write, mpp=mpp)

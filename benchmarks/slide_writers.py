@@ -278,7 +278,7 @@ def from_ycbcr(pixels: Pixels) -> Pixels:
     """RGB (h, w, 3) of full-range YCbCr, by the formula of ITU-T T.871."""
     y, cb, cr = np.moveaxis(pixels.astype(float) - [0, 128, 128], -1, 0)
     rgb = np.stack([y + 1.402 * cr, y - 0.344136286 * cb - 0.714136286 * cr, y + 1.772 * cb], -1)
-    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(rgb).clip(0, 255), dtype=np.uint8)
 
 
 def j2k_as_is(part: Pixels) -> bytes:
