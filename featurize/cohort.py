@@ -219,10 +219,10 @@ def _check_no_output(source: Path, format: str) -> None:
     CohortError
         If it is, with what can be done.
     """
-    from .sources.images import image_files
-
-    pictures = image_files(source) if format == "slides" and source.is_dir() else []
-    beside_features = bool(pictures) and all(one.with_suffix(".h5").is_file() for one in pictures)
+    folder = {one for one in source.iterdir() if one.is_file()} if format == "slides" and source.is_dir() else set()
+    beside_features = bool(folder) and all(  # STAMP leaves a picture beside each file
+        one.suffix == ".h5" or (one.suffix == ".jpg" and one.with_suffix(".h5") in folder) for one in folder
+    )
     file = source.is_file() and format == "slides" and source.suffix in _OUTPUT_SUFFIXES
     if format not in ("manifest", "h5ad") and not beside_features and not file:
         return
