@@ -45,7 +45,9 @@ def import_(
     view: Annotated[
         str | None,
         typer.Option(
-            "--view", help="Name of the view, as 128um-0.5: keeps slides of slightly different scale under one key."
+            "--view",
+            help="Name of the view, as 128um-0.5: keeps slides of slightly different scale under one key; native for "
+            "level-0 pixels of any scale.",
         ),
     ] = None,
     name: Annotated[

@@ -18,6 +18,7 @@ from .feature_column import FeatureColumn
 from .feature_file import FeatureHeader, read_features
 from .genes import gene_union, shared_genes
 from .patch_file import Patches, read_patches
+from .scale import MAX_DISAGREEMENT
 from .schema import expression_path, features_path, patches_path
 from .slide_file import SAME_MPP, SlideRecord
 from .table import Table
@@ -25,7 +26,7 @@ from .table import Table
 log = logging.getLogger(__name__)
 
 UNEQUAL = 1.25
-"""Ratio of up-sampling factors, or of um/px, from which slides under one key are joined with a warning."""
+"""Ratio of up-sampling factors from which slides under one key are joined with a warning."""
 
 
 def join_features(
@@ -72,11 +73,11 @@ def join_features(
 
 def _warn_of_unequal_pixels(key: str, headers: Sequence[FeatureHeader]) -> None:
     """Say where one key means visibly different pixels on different slides."""
-    for what, values in (
-        ("up-sampled by factors", [header.upsampling for header in headers]),
-        ("cut at um/px", [header.mpp for header in headers]),
+    for what, values, limit in (
+        ("up-sampled by factors", [header.upsampling for header in headers], UNEQUAL),
+        ("cut at um/px", [header.mpp for header in headers], MAX_DISAGREEMENT),
     ):
-        if max(values) > UNEQUAL * min(values):
+        if max(values) > limit * min(values):
             log.warning(
                 "%s: patches of different slides were %s from %.3g to %.3g", key, what, min(values), max(values)
             )

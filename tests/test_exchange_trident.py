@@ -102,7 +102,7 @@ def test_the_store_the_image_and_a_table_know_scales_too(job, root, tmp_path):
         ({"patch_px": 512.0}, "declared are patches of 512 level-0 px, TRIDENT says 256"),
         ({"patient_of": {"s1": "P9"}}, "declared is patient P9, the store has unknown:s1"),
         ({"view": "112um-0.5"}, "view 112um-0.5 has 112 um a side, the patches have 127.7"),
-        ({"view": "native"}, "view 'native' says no field in um"),
+        ({"view": "128um-0"}, "view '128um-0' has no field, or no um/px"),
     ],
 )
 def test_contradictions_are_refused_with_both_named(job, root, options, match):

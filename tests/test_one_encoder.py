@@ -227,13 +227,13 @@ def test_an_import_is_refused_before_anything_is_written(header, tmp_path):
     assert [one.key for one in report.done] == ["toy-trident@20x"]
 
 
-def test_an_import_of_one_name_from_two_tools_versions_is_refused_at_the_second(tmp_path):
-    trident(tmp_path / "job", "s1", corners(), vectors(12), patch_size=256)
-    trident(tmp_path / "job", "s2", corners(), vectors(12), patch_size=240)
-    report = bring(tmp_path / "job", tmp_path / "store", "trident", mpp=0.5, view="128um-0.516")
+def test_an_import_of_two_encoders_under_one_name_is_refused_at_the_second(tmp_path):
+    trident(tmp_path / "job", "s1", corners(), vectors(12), encoder="first")
+    trident(tmp_path / "job", "s2", corners(), vectors(12), encoder="second")
+    report = bring(tmp_path / "job", tmp_path / "store", "trident", mpp=0.5, name="shared")
     assert [one.slide_id for one in report.done] == ["s1"]
     ((_, why),) = report.failed
-    assert "toynet@128um-0.516 of slide s1 is in the store with fingerprint declared:toynet:" in why
+    assert "shared@128um-0.5 of slide s1 is in the store with fingerprint declared:first:" in why
     assert "s2" not in json.dumps(everything(tmp_path / "store" / "slides"))
 
 

@@ -142,7 +142,7 @@ def _decide(root: Path, foreign: Foreign, declared: Declared, *, file: Path, loo
     )
     check_inside(patches, slide, side_px=side_px)
     order = None if stored is None else order_in(foreign, patches, stored, patch_set=patch_set)
-    notes = doubts_of(foreign, mpp=scale.mpp)
+    notes = view.notes + doubts_of(foreign, mpp=scale.mpp)
     if order is not None:
         notes += ("rows were put into the order of the store's patch set",)
     key = settle_key(foreign, declared, encoder=encoder, view=view) if foreign.features is not None else None
