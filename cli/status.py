@@ -13,7 +13,10 @@ from .output import print_json, result, say
 if TYPE_CHECKING:
     from ..store.catalog_rows import Folder
 
-_COLUMNS = ("patch set", "features", "slides", "patches", "dim", "type", "um/px", "fingerprint")
+_COLUMNS = ("patch set", "features", "slides", "patches", "dim", "type", "um/px", "field um", "fingerprint")
+
+SAME = 1e-4
+"""Relative difference up to which two numbers are shown as one."""
 
 
 def status(
@@ -28,9 +31,12 @@ def status(
         print_json(summary)
         return
     patients = f"{summary['patients']} patients ({summary['unknown_patients']} unknown)"
-    size = f"{summary['bytes'] / 2**20:.1f} MiB"
-    result(f"{summary['slides']} slides of {patients}, {summary['with_counts']} with counts, {size} in {store}")
+    size, scale = f"{summary['bytes'] / 2**20:.1f} MiB", _span(summary["mpp"])
+    counts = f"{summary['with_counts']} with counts" + (f", at {scale} um/px" if summary["slides"] else "")
+    result(f"{summary['slides']} slides of {patients}, {counts}, {size} in {store}")
     for line in _aligned([_COLUMNS, *(_cells(row, summary["slides"]) for row in summary["features"])]):
+        result(line)
+    for line in (line for row in summary["features"] for line in _differences(row)):
         result(line)
     for index in summary["indexes"]:
         result(f"index {index}")
@@ -46,6 +52,7 @@ def summarise(root: Path, folders: Sequence[Folder]) -> dict[str, Any]:
     return {
         "store": str(root),
         "slides": sum(map(len, slides)),
+        "mpp": _ends([mpp for folder in slides for mpp in folder.column("mpp")]),
         "patients": len(patients),
         "unknown_patients": sum(p.startswith("unknown:") for p in patients),
         "with_counts": sum(len(folder) for folder in folders if folder.kind == "expression"),
@@ -57,6 +64,7 @@ def summarise(root: Path, folders: Sequence[Folder]) -> dict[str, Any]:
 
 
 def _features(folder: Folder) -> dict[str, Any]:
+    """What the files of one key say; `mpp`, `fov_um` and `upsampling` are the smallest and the largest of them."""
     return {
         "patches": folder.patches,
         "key": folder.key,
@@ -64,15 +72,41 @@ def _features(folder: Folder) -> dict[str, Any]:
         "rows": sum(folder.column("rows")),
         "dim": max(folder.column("dim")),
         "dtype": "/".join(sorted(set(folder.column("dtype")) - {""})),
-        "mpp": max(folder.column("mpp")),
+        "mpp": _ends(folder.column("mpp")),
+        "fov_um": _ends(folder.column("fov_um")),
+        "upsampling": _ends(folder.column("upsampling")),
+        "precisions": sorted(set(folder.column("precision")) - {""}),
         "fingerprints": sorted(set(folder.column("fingerprint")) - {""}),
     }
 
 
 def _cells(row: dict[str, Any], slides: int) -> tuple[str, ...]:
     prints = ", ".join(fingerprint[:12] for fingerprint in row["fingerprints"])
-    done, mpp = f"{row['slides']}/{slides}", f"{row['mpp']:g}"
-    return (row["patches"], row["key"], done, str(row["rows"]), str(row["dim"]), row["dtype"], mpp, prints)
+    done, mpp, field = f"{row['slides']}/{slides}", _span(row["mpp"]), _span(row["fov_um"])
+    return (row["patches"], row["key"], done, str(row["rows"]), str(row["dim"]), row["dtype"], mpp, field, prints)
+
+
+def _differences(row: dict[str, Any]) -> Iterator[str]:
+    """What differs between the slides of one key beside the scale: its features are then not of one making."""
+    low, high = row["upsampling"]
+    found = [f"up-sampled {low:.3g} to {high:.3g} times"] if high > low * (1 + SAME) else []
+    for what, values in (("computed in", row["precisions"]), ("stored as", row["dtype"].split("/"))):
+        if len(values) > 1:
+            found.append(f"{what} {' and '.join(values)}")
+    if found:
+        yield f"{row['key']} on {row['patches']} differs between slides: {', '.join(found)}"
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest value of files that can be read; 0 where there is none."""
+    known = [value for value in values if value > 0]
+    return (min(known), max(known)) if known else (0.0, 0.0)
+
+
+def _span(ends: tuple[float, float]) -> str:
+    """One number, or both ends of what is more than rounding apart."""
+    low, high = ends
+    return f"{low:.4g}" if high <= low * (1 + SAME) else f"{low:.4g} to {high:.4g}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

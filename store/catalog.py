@@ -126,6 +126,9 @@ def fill_in(entry: Entry, contents: Contents, *, sha256: str = "") -> Entry:
         dtype=contents.features.dtype.name,
         fingerprint=contents.header.fingerprint,
         mpp=contents.header.mpp,
+        fov_um=contents.header.fov_um,
+        upsampling=contents.header.upsampling,
+        precision=contents.header.precision,
     )
 
 

@@ -30,6 +30,10 @@ class Entry(NamedTuple):
         As the file system says; a difference makes the row stale.
     rows, dim, tokens
         Of patches, features and counts; 0 where it has no meaning.
+    mpp
+        Of a slide, um per level-0 pixel; of features, um per pixel of what the encoder saw.
+    fov_um, upsampling, precision
+        Of features: side of the field, how far pixels were enlarged, precision of the forward pass.
     sha256
         Of all bytes of a file of counts; of patches their digest, which features made on them carry.
     problem
@@ -50,6 +54,9 @@ class Entry(NamedTuple):
     tokens: int = 0
     dtype: str = ""
     fingerprint: str = ""
+    fov_um: float = 0.0
+    upsampling: float = 0.0
+    precision: str = ""
     sha256: str = ""
     problem: str = ""
 

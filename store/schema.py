@@ -32,7 +32,7 @@ PATCHES = Encoding("tissuary-patches", "1")
 FEATURES = Encoding("tissuary-features", "1")
 EXPRESSION = Encoding("anndata", "0.1.0")
 INDEX = Encoding("tissuary-index", "2")
-CATALOG = Encoding("tissuary-catalog", "1")
+CATALOG = Encoding("tissuary-catalog", "2")
 
 DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OverflowError, SystemError)
 """What h5py, numpy and json raise of a file whose bytes were changed: lost names, absurd sizes, broken text.

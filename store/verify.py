@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +151,21 @@ def _is_whole_jpeg(path: Path) -> bool:
     return content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
 
 
-def _notes(files: Iterable[FileFindings]) -> Iterator[str]:
+def _notes(files: Sequence[FileFindings]) -> Iterator[str]:
     bare = Counter(file.entry.kind for file in files if not file.covered and not file.problems)
     for kind, count in sorted(bare.items()):
         files_of = f"{count} file{'s' if count > 1 else ''} of {kind}"
-        yield f"{files_of} carry no checksums, as older ones do: they were read, but are not covered"
+        yield (
+            f"{files_of} carry no checksums, as those of an older version or another tool: they were read, but nothing "
+            "says what their bytes should be"
+        )
+    bare = [file.entry.slide_id for file in files if file.thumbnail is False]
+    if bare:
+        slides = f"{len(bare)} slide{'s' if len(bare) > 1 else ''}"
+        yield (
+            f"{slides} without a thumbnail, as an import without the image leaves them: {_first(bare)}. Nothing is "
+            "damaged; maps have no picture under them, and whether features are of this image cannot be checked"
+        )
 
 
 def _first(paths: list[str]) -> str:

@@ -60,8 +60,9 @@ def check_datasets(file: Any, path: str, *, kind: str) -> Iterator[Problem]:
 
 
 def is_covered(file: Any) -> bool:
-    """Whether a file carries checksums of its datasets."""
-    return any(CRC32 in dataset.attrs for dataset in _datasets(file).values())
+    """Whether a file carries checksums of its datasets; one that has none, of its attributes."""
+    found = _datasets(file)
+    return any(CRC32 in dataset.attrs for dataset in found.values()) if found else ATTRIBUTES_CRC32 in file.attrs
 
 
 def check_blocks(root: Path, path: str, opened: FeatureFile, file: Any) -> Iterator[Problem]:

@@ -38,6 +38,8 @@ class FileFindings:
         Of which slide it says that it is; empty where it does not say.
     covered
         Whether its datasets carry checksums.
+    thumbnail
+        Whether a slide file holds a picture of the slide; None of other files.
     center_px
         (n, 2) centres that a file of counts repeats.
     """
@@ -46,6 +48,7 @@ class FileFindings:
     contents: Contents | None = None
     slide_id: str = ""
     covered: bool = True
+    thumbnail: bool | None = None
     center_px: Floats | None = None
     problems: tuple[Problem, ...] = ()
 
@@ -70,6 +73,8 @@ def _examine_file(root: Path, entry: Entry) -> FileFindings:
             if entry.kind != "features":
                 problems += check_datasets(file, entry.path, kind=entry.kind)
                 found = replace(found, covered=is_covered(file))
+            if entry.kind == "slide":
+                found = replace(found, thumbnail="thumbnail" in file)
             found = replace(found, slide_id=_named_slide(file), center_px=_repeated_centres(file, entry.kind))
         contents = read_contents(path, entry.kind)
         if isinstance(contents, FeatureFile):

@@ -4,18 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import polars
 import pytest
 
 from tissuary.benchmarks.catalogue import slide_name, write_many
-from tissuary.cli.status import summarise
+from tissuary.cli.status import status, summarise
 from tissuary.store import Store
 from tissuary.store.catalog import load_catalog
 from tissuary.store.catalog_file import load_folders, read_columns
 from tissuary.store.catalog_rows import Entry, list_folders
 from tissuary.store.errors import StoreError
+from tissuary.store.feature_file import write_features
 from tissuary.store.schema import expression_path, features_path, slide_path
+from tissuary.store.slide_file import read_slide, write_slide
 from tissuary.store.verify import verify_store
 
 KEY = "toy@20x"
@@ -99,9 +103,9 @@ def test_a_new_key_and_a_dropped_one_are_seen(store, opened):
     [
         b"",
         b"no JSON at all",
-        b'{"encoding-type": "tissuary-catalog", "encoding-version": "2", "folders": {}}',
-        b'{"encoding-type": "tissuary-catalog", "encoding-version": "1", "folders": {"slides": {"kind": "slide"}}}',
-        b'{"encoding-type": "tissuary-catalog", "encoding-version": "1", "folders": [1]}',
+        b'{"encoding-type": "tissuary-catalog", "encoding-version": "1", "folders": {}}',
+        b'{"encoding-type": "tissuary-catalog", "encoding-version": "2", "folders": {"slides": {"kind": "slide"}}}',
+        b'{"encoding-type": "tissuary-catalog", "encoding-version": "2", "folders": [1]}',
         b"[]",
     ],
 )
@@ -179,7 +183,19 @@ def test_status_loads_nothing_heavy(store):
     found = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=True)
     head, table, *_, last = found.stdout.splitlines()
     assert head.startswith("3 slides of 2 patients (1 unknown), 3 with counts")
-    assert table.split() == ["patch", "set", "features", "slides", "patches", "dim", "type", "um/px", "fingerprint"]
+    assert table.split() == [
+        "patch",
+        "set",
+        "features",
+        "slides",
+        "patches",
+        "dim",
+        "type",
+        "um/px",
+        "field",
+        "um",
+        "fingerprint",
+    ]
     assert last == "[]"
 
 
@@ -188,11 +204,33 @@ def test_the_summary_is_the_sum_of_the_rows(store):
     assert (summary["slides"], summary["patients"], summary["unknown_patients"]) == (3, 2, 1)
     assert summary["bytes"] == sum(entry.size for entry in store.entries)
     toy = next(row for row in summary["features"] if row["key"] == KEY)
-    assert (toy["slides"], toy["rows"], toy["dim"], toy["mpp"]) == (3, 25 + 30 + 28, 8, 0.5)
+    assert (toy["slides"], toy["rows"], toy["dim"], toy["mpp"]) == (3, 25 + 30 + 28, 8, (0.5, 0.5))
     assert toy["fingerprints"] == [f"print of {KEY}"]
     slide_path(store.path, "a1").write_bytes(b"cut")
     (problem,) = summarise(store.path, load_folders(store.path))["problems"]
     assert "slides/a1.h5 is not a whole HDF5 file" in problem
+
+
+def test_what_differs_between_slides_of_a_key_is_shown(store, capsys):
+    changes = {"mpp": 0.71, "fov_um": 159.0, "upsampling": 1.4, "precision": "bf16"}
+    header, rows = store.header(KEY, "b1"), np.array(store.features(KEY, "b1"))
+    features_path(store.path, "b1", key=KEY).unlink()
+    with write_features(features_path(store.path, "b1", key=KEY), replace(header, **changes), shape=rows.shape) as new:
+        new.append(rows.astype(np.float32) * 1e6)  # beyond float16, so stored as float32
+    status(store.path)
+    out = capsys.readouterr().out
+    assert "3 with counts, at 0.5 um/px, " in out
+    (line,) = [line for line in out.splitlines() if line.startswith("spots") and KEY in line]
+    assert "  float16/float32  0.5 to 0.71  112 to 159  print of toy" in line
+    differs = f"{KEY} on spots differs between slides: up-sampled 1 to 1.4 times, computed in bf16 and fp32, "
+    assert differs + "stored as float16 and float32" in out
+    (one,) = [row for row in summarise(store.path, load_folders(store.path))["features"] if row["key"] == KEY]
+    assert (one["mpp"], one["fov_um"], one["upsampling"]) == ((0.5, 0.71), (112.0, 159.0), (1.0, 1.4))
+    slide = read_slide(slide_path(store.path, "a1"))
+    slide_path(store.path, "a1").unlink()
+    write_slide(slide_path(store.path, "a1"), replace(slide, mpp=0.25), thumbnail=None)
+    status(store.path)
+    assert ", at 0.25 to 0.5 um/px, " in capsys.readouterr().out
 
 
 def test_empty_folders_and_broken_links_are_no_files(tmp_path):

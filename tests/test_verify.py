@@ -230,14 +230,37 @@ def test_older_files_without_checksums_are_noted_and_not_blamed(store):
     forget_catalog(store)
     found = examine_store(store.path)
     assert found.problems == ()
+    older = (
+        "carry no checksums, as those of an older version or another tool: they were read, but nothing says what their "
+        "bytes should be"
+    )
     assert found.notes == (
-        "1 file of expression carry no checksums, as older ones do: they were read, but are not covered",
-        "2 files of patches carry no checksums, as older ones do: they were read, but are not covered",
+        f"1 file of expression {older}",
+        f"2 files of patches {older}",
     )
     with h5py.File(patches_path(store.path, "a2"), "a") as file:
         file["center"][0, 0] += 1
     (problem,) = verify_store(store.path)
     assert "centres and barcodes do not match their digest" in problem.what
+
+
+def test_slides_imported_without_their_image_are_not_called_older(store):
+    """Such a file holds attributes alone, which are sealed: nothing of it is uncovered."""
+    path = slide_path(store.path, "a1")
+    record = read_slide(path)
+    path.unlink()
+    write_slide(path, record, thumbnail=None)
+    found = examine_store(store.path)
+    assert found.problems == ()
+    (note,) = found.notes
+    assert note.startswith("1 slide without a thumbnail, as an import without the image leaves them: a1. Nothing is")
+    with h5py.File(path, "a") as file:
+        file.attrs["width"] = 7
+    assert [problem.where for problem in verify_store(store.path)] == ["attributes"]
+    with h5py.File(path, "a") as file:
+        file.attrs["width"] = record.width_px
+        del file.attrs["attributes_crc32"]
+    assert "1 file of slide carry no checksums" in examine_store(store.path).notes[0]
 
 
 def test_one_checksum_that_is_gone_is_damage(store):
