@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .index_words import how_measured
 from .patch_pictures import SIDE_PX, PatchPicture, patch_pictures
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Tile:
 
 
 def write_contact_sheet(
-    path: Path, store: Store, index: SearchIndex, found: Sequence[Hit], *, query: Mapping[str, Any]
+    path: Path, store: Store, index: SearchIndex, found: Sequence[Hit], *, query: Mapping[str, Any], exact: bool = False
 ) -> None:
     """Draw a query and its look-alikes.
 
@@ -50,6 +51,8 @@ def write_contact_sheet(
         The file; its suffix says the format, one of `SHEETS`.
     query
         `slide_id`, `patch`, `key`, `patches`, `exclude` and `k` of what was asked.
+    exact
+        Whether every patch was looked at.
 
     Raises
     ------
@@ -57,6 +60,7 @@ def write_contact_sheet(
         If the file cannot be written.
     """
     from ..store.atomic import atomic_path
+    from ..store.search import search_warnings
 
     drawn = found[:MOST]
     wanted = [(query["slide_id"], query["patch"]), *((hit.slide_id, hit.patch) for hit in drawn)]
@@ -65,7 +69,8 @@ def write_contact_sheet(
     fov_um = store.header(query["key"], query["slide_id"], patches=query["patches"]).fov_um
     title = f"Look-alikes of {query['slide_id']}:{query['patch']} by {query['key']}"
     more = [f"Drawn are the first {MOST}."] if len(found) > MOST else []
-    words = [_how(index, query, len(found), fov_um), *more, *notes]
+    warned = search_warnings(index, query["slide_id"], exclude=query["exclude"])
+    words = [_how(index, query, len(found), fov_um, exact=exact), *more, *warned, *notes]
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".html":
             temporary.write_text(sheet_html(title, words, tiles), encoding="utf-8")
@@ -105,17 +110,13 @@ def _origin(picture: PatchPicture) -> tuple[str, ...]:
     return {"slide": (), "thumbnail": ("from the thumbnail",)}.get(picture.origin, ("no picture",))
 
 
-def _how(index: SearchIndex, query: Mapping[str, Any], count: int, fov_um: float) -> str:
+def _how(index: SearchIndex, query: Mapping[str, Any], count: int, fov_um: float, *, exact: bool) -> str:
     """One sentence on what was searched."""
     record = index.record
     left_out = f", the query's own {query['exclude']} left out" if query["exclude"] else ""
-    within = {"none": "features as stored", "cohort": "features standardised within the cohort"}.get(
-        record.standardised, "features standardised within each slide"
-    )
-    away = "1 - cosine" if record.metric == "cosine" else "the negative inner product"
     return (
         f"{count} of {query['k']} look-alikes among {len(index)} patches of {len(record.slide_ids)} slides{left_out}; "
-        f"distance is {away} of {within}. Every picture is {fov_um:g} um "
+        f"{how_measured(record, exclude=query['exclude'], exact=exact)}. Every picture is {fov_um:g} um "
         "wide; blue frames the query, orange what is of its own slide or patient."
     )
 

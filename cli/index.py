@@ -138,7 +138,7 @@ def _as_json(built: Built) -> dict[str, Any]:
 
 def index_words(built: Built) -> list[str]:
     """What became of an index, how true it is and how slides mix in it, in plain sentences."""
-    from .index_words import mixing_words, recall_words
+    from .index_words import image_words, mixing_words, recall_words
 
     record = built.index.record
     where = {"none": "not standardised", "cohort": "standardised within the cohort"}.get(
@@ -150,4 +150,4 @@ def index_words(built: Built) -> list[str]:
     )
     done = {"unchanged": "unchanged", "added to": f"{len(built.added)} slides added: {', '.join(built.added[:5])}"}
     lines = [head, f"  {done.get(built.done, 'built')}{f', as {built.why}' if built.why else ''}"]
-    return [*lines, *recall_words(record), *mixing_words(record)]
+    return [*lines, *recall_words(record), *image_words(record), *mixing_words(record)]

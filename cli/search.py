@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import console, print_json, progress_bar, say
+from .output import print_json, progress_bar, result, say
+from .status import aligned
 
 if TYPE_CHECKING:
     from ..store.search import Hit, SearchIndex
@@ -57,12 +58,13 @@ def search(
     if report is not None:
         from .contact_sheet import write_contact_sheet
 
-        write_contact_sheet(report, opened, index, found, query={**query, "patch": row})
+        write_contact_sheet(report, opened, index, found, query={**query, "patch": row}, exact=exact)
         say(f"drew {report}")
+    told = _told(index, query, exact=exact)
     if json:
-        print_json({"query": {**query, "patch": row}, "hits": [asdict(hit) for hit in found]})
+        print_json({"query": {**query, "patch": row}, **told, "hits": [asdict(hit) for hit in found]})
         return
-    _show(found, title=f"{key} {slide}:{row}")
+    _show(found, title=f"{key} {slide}:{row}", how=told["distance"])
 
 
 def _check_request(patch: str | None, *, whole: bool, out: Path | None, report: Path | None) -> None:
@@ -117,7 +119,8 @@ def _search_all(index: SearchIndex, query: dict[str, Any], *, exact: bool, out: 
         say(f"{fewest} look-alikes a patch, not {k}: {why_fewer(index, slide, exclude)}")
     say(f"wrote {int(per_patch.sum())} look-alikes of {len(per_patch)} patches of {slide} to {out}")
     if json:
-        print_json({"query": query, "patches": len(per_patch), "rows": int(per_patch.sum()), "out": str(out)})
+        told = _told(index, query, exact=exact)
+        print_json({"query": query, **told, "patches": len(per_patch), "rows": int(per_patch.sum()), "out": str(out)})
 
 
 def why_fewer(index: SearchIndex, slide: str, exclude: str | None) -> str:
@@ -133,11 +136,27 @@ def why_fewer(index: SearchIndex, slide: str, exclude: str | None) -> str:
     return f"the index of {record.key} has no other patches that are not of {own}"
 
 
-def _show(found: tuple[Hit, ...], *, title: str) -> None:
-    from rich.table import Table
+def _told(index: SearchIndex, query: dict[str, Any], *, exact: bool) -> dict[str, Any]:
+    """What a reader of look-alikes must know: what was searched and how, what a distance is, what limits them."""
+    from ..store.search import search_warnings
+    from .index_words import how_measured
 
-    table = Table("rank", "slide", "patient", "patch", "x um", "y um", "distance", box=None, title=title)
+    record, exclude = index.record, query["exclude"]
+    kept = ("name", "kind", "metric", "standardised", "fingerprint")
+    recall = record.ivf.recall.get(exclude or "none") if record.ivf and not exact else 1.0
+    about = {**{name: getattr(record, name) for name in kept}, "slides": len(record.slide_ids), "rows": len(index)}
+    return {
+        "index": {**about, "recall": recall},
+        "distance": how_measured(record, exclude=exclude, exact=exact),
+        "warnings": list(search_warnings(index, query["slide_id"], exclude=exclude)),
+    }
+
+
+def _show(found: tuple[Hit, ...], *, title: str, how: str) -> None:
+    """Lines that are whole also in a pipe: two slides never get the same letters."""
+    rows = [("rank", "slide", "patient", "patch", "x um", "y um", "distance")]
     for hit in found:
         position = (f"{hit.x_um:.0f}", f"{hit.y_um:.0f}")
-        table.add_row(str(hit.rank), hit.slide_id, hit.patient_id, str(hit.patch), *position, f"{hit.distance:.4f}")
-    console().print(table)
+        rows.append((str(hit.rank), hit.slide_id, hit.patient_id, str(hit.patch), *position, f"{hit.distance:.4f}"))
+    for line in (title, *aligned(rows), how):
+        result(line)

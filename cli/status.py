@@ -34,7 +34,7 @@ def status(
     size, scale = f"{summary['bytes'] / 2**20:.1f} MiB", _span(summary["mpp"])
     counts = f"{summary['with_counts']} with counts" + (f", at {scale} um/px" if summary["slides"] else "")
     result(f"{summary['slides']} slides of {patients}, {counts}, {size} in {store}")
-    for line in _aligned([_COLUMNS, *(_cells(row, summary["slides"]) for row in summary["features"])]):
+    for line in aligned([_COLUMNS, *(_cells(row, summary["slides"]) for row in summary["features"])]):
         result(line)
     for line in (line for row in summary["features"] for line in _differences(row)):
         result(line)
@@ -109,7 +109,7 @@ def _span(ends: tuple[float, float]) -> str:
     return f"{low:.4g}" if high <= low * (1 + SAME) else f"{low:.4g} to {high:.4g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines whose columns start at the same place (rich would cost a quarter of the whole command)."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

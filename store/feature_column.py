@@ -128,6 +128,13 @@ class FeatureColumn:
                 values *= self.scale[here][between]
         return out
 
+    @cached_property
+    def moments(self) -> tuple[NDArray[np.float64], Floats, Floats]:
+        """Rows (n_slides, 1), mean and mean square (n_slides, dim) of the rows as stored, read once."""
+        found = [_moments(part) for part in self.parts]
+        rows = np.array([n for n, _, _ in found], dtype=np.float64)[:, None]
+        return rows, np.stack([mean for _, mean, _ in found]), np.stack([square for _, _, square in found])
+
     def select(self, slides: Ints) -> FeatureColumn:
         """The same features of some slides, in the order given."""
         return replace(
@@ -182,10 +189,7 @@ def standardise(column: FeatureColumn, *, within: str) -> FeatureColumn:
     if within not in ("slide", "cohort"):
         msg = f"standardise within {within!r}: choose slide or cohort"
         raise StoreError(msg)
-    moments = [_moments(part) for part in column.parts]
-    n = np.array([rows for rows, _, _ in moments], dtype=np.float64)[:, None]  # (n_slides, 1)
-    mean = np.stack([m for _, m, _ in moments])  # (n_slides, dim)
-    square = np.stack([s for _, _, s in moments])
+    n, mean, square = column.moments
     if within == "cohort":
         mean = np.broadcast_to((n * mean).sum(0) / n.sum(), mean.shape)
         square = np.broadcast_to((n * square).sum(0) / n.sum(), square.shape)

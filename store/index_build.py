@@ -14,8 +14,8 @@ from .feature_column import FeatureColumn, standardise
 from .index_record import KINDS, METRICS, STANDARDISE, BuildOptions, IndexRecord, IvfRecord
 from .ivf import IVF_FROM, IvfIndex
 from .ivf_recall import choose_nprobe
-from .mixing import mixing, sample_rows
-from .nearest import flat_index
+from .mixing import Mixing, mixing, sample_rows
+from .nearest import flat_index, search_exact, unit_rows
 from .nearest_flat import BLOCK_ROWS, FlatIndex, NumpyFlat
 from .search import SearchIndex, nearest_rows
 from .stored_vectors import StoredVectors
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 MIXING_K = 10
 MIXING_QUERIES = 1000
+
+COMPARED_ROWS, COMPARED_SLIDES = 2000, 50
+"""Rows, and slides at most, among which standardisations are compared."""
 
 SHIFTED = 0.5
 """Cohort standard deviations, root mean square over dimensions, from which the mean of added slides is warned about."""
@@ -79,7 +82,9 @@ def build_index(table: Table, record: IndexRecord, options: BuildOptions) -> Sea
         ivf = IvfIndex.train(index.flat)
         settings = IvfRecord(ivf.nlist, options.recall, 0, 0, trained_rows=len(table))
         index = replace(index, ivf=ivf, record=replace(record, ivf=settings))
-    return _filled(index, options, old=None)
+    index = _filled(index, options, old=None)
+    assert index.record.mixing is not None
+    return replace(index, record=replace(index.record, mixing=_compared(index, column, index.record.mixing)))
 
 
 def add_slides(old: SearchIndex, table: Table, record: IndexRecord, options: BuildOptions) -> SearchIndex:
@@ -146,6 +151,33 @@ def _filled(index: SearchIndex, options: BuildOptions, *, old: SearchIndex | Non
     return replace(index, record=replace(record, mixing=report))
 
 
+def _compared(index: SearchIndex, column: FeatureColumn, report: Mixing) -> Mixing:
+    """Add how far slides stand apart under other standardisations: the advice of which to take is then measured.
+
+    Some rows of some slides are searched among themselves, the same ones each time.
+    """
+    slides = np.flatnonzero(np.bincount(index.slide) > 0)
+    if len(slides) < 2:
+        return report
+    rng = np.random.default_rng(0)
+    slides = np.sort(rng.permutation(slides)[:COMPARED_SLIDES])
+    parts = [index.rows_of(int(slide)) for slide in slides]
+    share = min(1.0, COMPARED_ROWS / sum(map(len, parts)))
+    rows = np.concatenate([rng.permutation(part)[: int(np.ceil(share * len(part)))] for part in parts])
+    slide, record, found = index.slide[rows], index.record, {}
+    for within in dict.fromkeys((record.standardised, "cohort", "slide")):
+        shift, scale = _statistics(column, within=within)
+        values = replace(column, shift=shift, scale=scale).gather(slide, index.row[rows])
+        unit = record.metric == "cosine"
+        values = unit_rows(values) if unit else values
+        flat = NumpyFlat(values, longest=_longest(NumpyFlat(values), unit=unit))
+        near = search_exact(flat, values, MIXING_K, own=np.arange(len(rows)))[1]
+        names = record.slide_ids
+        among = mixing(near, np.arange(len(rows)), slide=slide, slide_ids=names, patient_ids=names)
+        found[within] = among.slide.separation
+    return replace(report, compared=found, compared_rows=len(rows))
+
+
 def _longest(vectors: FlatIndex, *, unit: bool) -> float:
     """Length of the longest vector, with room for its rounding."""
     if unit:
@@ -166,6 +198,6 @@ def _warn_of_shift(new: FeatureColumn, shift: Floats, scale: Floats, record: Ind
         if away > SHIFTED:
             log.warning(
                 "slide %s lies %.2f standard deviations from the %d slides that standardise the index of %s (more "
-                "than %.1f): build it anew with `--rebuild`, or standardise within slides",
+                "than %.1f): build it anew with `--rebuild`, which also measures `--standardise slide`",
                 slide_id, away, len(record.statistics_from), record.key, SHIFTED,
             )  # fmt: skip

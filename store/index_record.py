@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import StoreError
 from .mixing import Mixing
+from .naming import UNKNOWN_PATIENT
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 METRICS = ("cosine", "ip")
 KINDS = ("auto", "exact", "ivf")
@@ -83,6 +90,9 @@ class IndexRecord:
         "exact" or "ivf".
     longest
         Length of the longest vector.
+    source_digests
+        (n_slides,) of the images: slides of one digest are one image under several ids. Empty in indexes of an older
+        version, which do not know.
     statistics_from
         Slides that the statistics of a cohort were computed from; slides added later are not among them.
     """
@@ -101,9 +111,36 @@ class IndexRecord:
     features_stamps: tuple[str, ...]
     kind: str = "exact"
     longest: float = 1.0
+    source_digests: tuple[str, ...] = ()
     statistics_from: tuple[str, ...] = ()
     ivf: IvfRecord | None = None
     mixing: Mixing | None = None
+
+    def same_image(self, slide: int) -> tuple[str, ...]:
+        """Ids of the other slides that are made from the image of slide number `slide`."""
+        digests = self.source_digests
+        if not digests or not SHA256.fullmatch(digests[slide]):
+            return ()
+        return tuple(name for one, name in enumerate(self.slide_ids) if one != slide and digests[one] == digests[slide])
+
+    @property
+    def unknown_patients(self) -> tuple[str, ...]:
+        """Slides whose patient nobody named."""
+        pairs = zip(self.slide_ids, self.patient_ids, strict=True)
+        return tuple(slide for slide, patient in pairs if patient.startswith(UNKNOWN_PATIENT))
+
+    def groups(self, exclude: str) -> NDArray[np.int64]:
+        """Number (n_slides,) of what is left out together: slides of one "patient", or one "slide".
+
+        Slides of one image go together whatever they are called: a second id is no other slide, and no other patient.
+        """
+        names = self.patient_ids if exclude == "patient" else self.slide_ids
+        group = np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
+        first: dict[str, int] = {}
+        for slide, digest in enumerate(self.source_digests):
+            if SHA256.fullmatch(digest):
+                group[group == group[slide]] = group[first.setdefault(digest, slide)]
+        return group
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> IndexRecord:
@@ -116,7 +153,7 @@ class IndexRecord:
         """
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         wanted = {one.name for one in fields(cls)}
-        if set(plain) != wanted:
+        if set(plain) | {"source_digests"} != wanted:
             other = ", ".join(sorted(set(plain) ^ wanted))
             msg = (
                 f"the index of {plain.get('key')} was written by another version ({other}): run `tissuary index` again"

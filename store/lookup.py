@@ -21,10 +21,8 @@ from .index_record import BuildOptions, IndexRecord
 from .index_sources import features_digest, features_stamp, replaced_slides
 from .lock import slide_lock
 from .look_alikes import LookAlikes, look_alikes
-from .naming import UNKNOWN_PATIENT
-from .patients import look_alike_warning
 from .schema import features_path, index_path
-from .search import Hit, SearchIndex, groups_of, hits, nearest_rows, warn_of_blanks
+from .search import Hit, SearchIndex, groups_of, hits, nearest_rows, search_warnings, warn_of_blanks
 from .table import Table
 
 if TYPE_CHECKING:
@@ -193,24 +191,9 @@ def _number(index: SearchIndex, slide_id: str, *, exclude: str | None) -> int:
         raise StoreError(msg)
     number = record.slide_ids.index(slide_id)
     groups_of(index, index.rows_of(number)[:0], exclude=exclude)  # refuses an unknown one before the warning
-    if exclude == "patient":
-        _warn_of_unknown_patients(record, number)
-        alike = look_alike_warning(record.patient_ids)
-        if alike:
-            log.warning("%s", alike)
+    for sentence in search_warnings(index, slide_id, exclude=exclude):
+        log.warning("%s", sentence)
     return number
-
-
-def _warn_of_unknown_patients(record: IndexRecord, number: int) -> None:
-    unknown = [slide for slide, patient in enumerate(record.patient_ids) if patient.startswith(UNKNOWN_PATIENT)]
-    if number in unknown:
-        slide_id = record.slide_ids[number]
-        log.warning("slide %s: its patient is unknown, so only the slide itself can be left out", slide_id)
-    elif unknown:
-        log.warning(
-            "the patient of %d of %d slides is unknown (%s): they may be of the query's own, and are not left out",
-            len(unknown), len(record.slide_ids), ", ".join(record.slide_ids[slide] for slide in unknown[:3]),
-        )  # fmt: skip
 
 
 def _record(
@@ -218,6 +201,7 @@ def _record(
 ) -> IndexRecord:
     """What an index over a table is to be made of."""
     paths = [features_path(store.path, slide, key=key, patches=patches) for slide in table.slide_ids]
+    slides = [store.slide(slide) for slide in table.slide_ids]
     return IndexRecord(
         name=f"{patches}.{key}",
         key=key,
@@ -228,7 +212,8 @@ def _record(
         slide_ids=table.slide_ids,
         patient_ids=table.patient_ids,
         patches_digests=tuple(store.patches(slide, patches=patches).digest for slide in table.slide_ids),
-        mpp=tuple(store.slide(slide).mpp for slide in table.slide_ids),
+        mpp=tuple(slide.mpp for slide in slides),
+        source_digests=tuple(slide.source_digest for slide in slides),
         features_digests=tuple(map(features_digest, paths)),
         features_stamps=tuple(map(features_stamp, paths)),
         kind=kind_for(options.kind, len(table)),

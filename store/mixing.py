@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,15 @@ class Share:
 class Mixing:
     """Mixing of slides and patients among the `k` nearest neighbours of `queries` rows.
 
-    `slide` and `patient` are the means over all rows: those of `slides` and `patients`, weighted by their rows.
+    Attributes
+    ----------
+    slide, patient
+        Means over all rows: those of `slides` and `patients`, weighted by their rows.
+    compared
+        Separation of slides by whose statistics standardise the features, all on the same sample of rows, which is also
+        what is searched; empty where there is one slide, or slides were added since.
+    compared_rows
+        How many rows the sample has.
     """
 
     k: int
@@ -52,6 +60,8 @@ class Mixing:
     patient: Share
     slides: tuple[Share, ...]
     patients: tuple[Share, ...]
+    compared: dict[str, float] = field(default_factory=dict)
+    compared_rows: int = 0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Mixing:
@@ -63,6 +73,8 @@ class Mixing:
             patient=Share(**values["patient"]),
             slides=tuple(Share(**one) for one in values["slides"]),
             patients=tuple(Share(**one) for one in values["patients"]),
+            compared=values.get("compared", {}),
+            compared_rows=values.get("compared_rows", 0),
         )
 
 

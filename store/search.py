@@ -13,6 +13,7 @@ from .errors import StoreError
 from .index_record import IndexRecord
 from .ivf import IvfIndex, search_ivf
 from .nearest import FlatIndex, Groups, search_exact
+from .patients import look_alike_warning
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +85,28 @@ def groups_of(index: SearchIndex, rows: Ints, *, exclude: str | None) -> Groups 
         raise StoreError(msg)
     if exclude is None:
         return None
-    group: Ints = index.slide
-    if exclude == "patient":
-        group = np.unique(np.array(index.record.patient_ids), return_inverse=True)[1][index.slide]
+    group = index.record.groups(exclude)[index.slide]
     return Groups(group, group[rows])
+
+
+def search_warnings(index: SearchIndex, slide_id: str, *, exclude: str | None) -> tuple[str, ...]:
+    """What limits the look-alikes of a slide, a sentence each: patients nobody named, and one image under two ids."""
+    record, said = index.record, []
+    unknown = record.unknown_patients
+    if exclude == "patient" and slide_id in unknown:
+        said.append(f"slide {slide_id}: its patient is unknown, so only the slide itself can be left out")
+    elif exclude == "patient" and unknown:
+        said.append(
+            f"the patient of {len(unknown)} of {len(record.slide_ids)} slides is unknown ({', '.join(unknown[:3])}): "
+            "they may be of the query's own, and are not left out"
+        )
+    alike = look_alike_warning(record.patient_ids) if exclude == "patient" else ""
+    said += [alike] if alike else []
+    twins = record.same_image(record.slide_ids.index(slide_id))
+    if twins:
+        so = f"left out with `--exclude {exclude}`" if exclude else "its own patches come back as look-alikes"
+        said.append(f"slide {slide_id} is the same image as {', '.join(twins)}: {so}")
+    return tuple(said)
 
 
 def nearest_rows(

@@ -67,11 +67,87 @@ def test_index_reports_mixing_beside_what_perfect_mixing_would_give(run, make_st
     assert re.search(
         r"\d+% of them are of the patch's own slide, 17% would be under perfect mixing: slides stand", apart
     )
+    better = re.search(r"--standardise slide` mixes them better \(separation (\S+) as it is, (\S+) with `--st", apart)
+    assert float(better[2]) < 0.1 < float(better[1]) - 0.05
     mixed = json.loads(run("index", root, "--standardise", "slide", "--json")[1])[0]
     assert mixed["mixing"]["slide"]["expected"] == pytest.approx(119 / 719)
     assert "own slide, 17% would be under perfect mixing: slides mix" in run("index", root)[1]
     one = run("index", make_store({"z1": ("Z", 9)}).path, "--json")
     assert json.loads(one[1])[0]["added"] == ["z1"]
+
+
+def test_a_standardisation_that_mixes_slides_worse_is_not_advised(run, make_store):
+    """Slides of two kinds of tissue, unevenly: z-scored within themselves, shared tissue gets another place in each."""
+    store = make_store({f"s{i}": (f"unknown:s{i}", 60) for i in range(3)}, n_genes=5)
+    tissue = np.random.default_rng(0).normal(size=(2, 8)) * 6
+    for slide, share in (("s0", 0.1), ("s1", 0.5), ("s2", 0.9)):
+        kind = (np.arange(60) < share * 60).astype(int)
+        rows = tissue[kind] + 0.1 * np.random.default_rng(int(10 * share)).normal(size=(60, 8))
+        remake(store, slide, rows=rows)
+    out = run("index", store.path, "--standardise", "slide")[1]
+    now, other = map(float, re.search(r"separation (\S+) as it is, (\S+) with `--standardise cohort`", out).groups())
+    assert other < now - 0.05
+    assert "`--standardise cohort` mixes them better" in out
+    assert "standardise slide" not in out
+    assert "the patient of every slide is unknown: each counts as a patient of its own" in out
+    assert "--exclude patient" not in out
+    out = run("index", store.path, "--standardise", "cohort")[1]
+    assert "another `--standardise` would not mix them better" in out or "slides mix\n" in out
+    made = json.loads(run("index", store.path, "--json")[1])[0]
+    assert made["mixing"]["compared"] == pytest.approx({"cohort": other, "slide": now}, abs=0.005)
+
+
+def test_what_was_searched_and_how_stands_with_the_look_alikes(run, make_store, caplog):
+    root = make_store(
+        {"a-long-name-of-slide-1": ("A", 25), "a-long-name-of-slide-2": ("unknown:x", 30)}, n_genes=5
+    ).path
+    run("index", root, "--standardise", "slide")
+    words = ("search", root, "--slide", "a-long-name-of-slide-1", "--patch", 3, "-k", 40, "--exclude", "patient")
+    code, out, _ = run(*words)
+    assert code == 0
+    head, names, *lines, how = out.splitlines()
+    assert (head, names.split()[:3]) == ("toy@20x a-long-name-of-slide-1:3", ["rank", "slide", "patient"])
+    assert {line.split()[1] for line in lines} == {"a-long-name-of-slide-2"}
+    assert (
+        how == "distance is 1 - cosine (0 to 2) of features standardised within each slide; every patch was looked at"
+    )
+    warning = "the patient of 1 of 2 slides is unknown (a-long-name-of-slide-2): they may be of the query's own"
+    assert warning in caplog.text
+    told = json.loads(run(*words, "--json")[1])
+    assert (told["distance"], told["warnings"]) == (how, [f"{warning}, and are not left out"])
+    assert {**told["index"], "fingerprint": ""} == {
+        "name": "spots.toy@20x", "kind": "exact", "metric": "cosine", "standardised": "slide", "fingerprint": "",
+        "slides": 2, "rows": 55, "recall": 1.0,
+    }  # fmt: skip
+
+
+def test_the_recall_of_an_approximate_index_is_said(run, make_store):
+    root = make_store({"a1": ("A", 300), "b1": ("B", 300)}, n_genes=5).path
+    run("index", root, "--kind", "ivf", "--recall", "0.9")
+    words = ("search", root, "--slide", "a1", "--patch", 3, "--exclude", "slide", "--json")
+    told = json.loads(run(*words)[1])
+    assert 0.9 <= told["index"]["recall"] <= 1
+    said = f"approximate: {told['index']['recall']:.1%} of the true 10 nearest were found when the index was built"
+    assert said in told["distance"]
+    exact = json.loads(run(*words, "--exact")[1])
+    assert (exact["index"]["recall"], "every patch was looked at" in exact["distance"]) == (1.0, True)
+
+
+def test_one_image_under_two_ids_is_said_and_left_out(run, make_store):
+    store = make_store({"a1": ("A", 20), "copy": ("B", 20), "c1": ("C", 20)}, n_genes=5)
+    for slide in ("a1", "copy"):
+        repaint(store, slide, thumbnail=None, source_digest="5" * 64)
+        remake(store, slide, rows=np.array(store.features(KEY, "a1")), source_digest="5" * 64)
+    assert "  a1, copy are one image: `--exclude` leaves them out together" in run("index", store.path)[1]
+    words = ("search", store.path, "--slide", "a1", "--patch", 4, "-k", 5, "--json")
+    told = json.loads(run(*words)[1])
+    (first, *_) = told["hits"]
+    assert (first["slide_id"], first["patch"], first["distance"]) == ("copy", 4, pytest.approx(0, abs=1e-6))
+    assert told["warnings"] == ["slide a1 is the same image as copy: its own patches come back as look-alikes"]
+    for exclude in ("slide", "patient"):
+        told = json.loads(run(*words, "--exclude", exclude)[1])
+        assert {hit["slide_id"] for hit in told["hits"]} == {"c1"}
+        assert told["warnings"] == [f"slide a1 is the same image as copy: left out with `--exclude {exclude}`"]
 
 
 def test_index_of_one_patient_says_that_there_is_nothing_to_mix(run, make_store):
@@ -222,9 +298,10 @@ def painted(make_store, run, colours, tmp_path):
     return store
 
 
-def remake(store, slide, **fields):
-    """Write the features of a slide again, under a header with other fields."""
-    header, rows = replace(store.header(KEY, slide), **fields), np.array(store.features(KEY, slide))
+def remake(store, slide, *, rows=None, **fields):
+    """Write the features of a slide again, or others, under a header with other fields."""
+    header = replace(store.header(KEY, slide), **fields)
+    rows = np.array(store.features(KEY, slide)) if rows is None else rows
     path = features_path(store.path, slide, key=KEY)
     path.unlink()
     with write_features(path, header, shape=rows.shape) as writer:
