@@ -159,11 +159,11 @@ def _notes(files: Sequence[FileFindings]) -> Iterator[str]:
             f"{files_of} carry no checksums, as those of an older version or another tool: they were read, but nothing "
             "says what their bytes should be"
         )
-    bare = [file.entry.slide_id for file in files if file.thumbnail is False]
-    if bare:
-        slides = f"{len(bare)} slide{'s' if len(bare) > 1 else ''}"
+    imported = [file.entry.slide_id for file in files if file.thumbnail is False]
+    if imported:
+        slides = f"{len(imported)} slide{'s' if len(imported) > 1 else ''}"
         yield (
-            f"{slides} without a thumbnail, as an import without the image leaves them: {_first(bare)}. Nothing is "
+            f"{slides} without a thumbnail, as an import without the image leaves them: {_first(imported)}. Nothing is "
             "damaged; maps have no picture under them, and whether features are of this image cannot be checked"
         )
 
