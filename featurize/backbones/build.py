@@ -16,7 +16,7 @@ from .failures import FAILURES, said
 from .fingerprint import tensors_digest
 from .golden import verify_golden
 from .haematoxylin import Haematoxylin
-from .hub import hub_weights
+from .hub import check_within_reach, hub_weights
 from .placing import chosen_precision, place
 from .pooling import Pooled
 from .record import RANDOM_SUFFIX, BackboneRecord
@@ -90,6 +90,7 @@ def _loaded(record: BackboneRecord, *, weights: str | None) -> tuple[BackboneRec
     """The network with its weights, and the record with the place that they came from."""
     local = weights or record.weights
     if local is None:
+        check_within_reach(record)
         network = build_architecture(record)  # before a download that would be for nothing where it fails
         found = hub_weights(record)
         path = found.path
