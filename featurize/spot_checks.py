@@ -27,7 +27,7 @@ LOW_TISSUE = 0.5
 """Share of the spots on tissue below which it is worth a warning."""
 
 MUCH_BETTER = 0.2
-"""How much larger that share must be with x and y exchanged to be worth a warning."""
+"""How much larger that share must be with x and y exchanged, or the picture turned, to be worth a warning."""
 
 DIAMETERS = (0.2, 1.5)
 """Diameter of a spot in pitches: 0.5 to 0.65 on Visium and legacy ST, 1 for bins."""
@@ -36,6 +36,7 @@ APART, EVEN = 1.5, 0.2
 """Spots of one section lie this many times further apart than all spots of a file, and evenly: the range of the middle
 80 % of their distances, by the median, is below the second."""
 
+EXCHANGED = "x and y exchanged"
 ENDINGS = "the endings of their barcodes"
 
 _STEM = re.compile(r"[ACGT]{10,}|^\d+x\d+(?=[-_])")  # a barcode of 10x, or a place on a legacy array
@@ -186,9 +187,9 @@ def warn_of_misplaced(
         Width and height of the slide at level 0.
     """
     seen = []
-    share, exchanged = (_on_tissue(center, tissue, size_px) for center in (spots.center_px, spots.center_px[:, ::-1]))
-    assert share is not None
-    is_better = exchanged is not None and exchanged > share + MUCH_BETTER
+    share, others = _shares(spots.center_px, tissue, size_px)
+    best = max(others, key=others.__getitem__)
+    is_better = others[best] > share + MUCH_BETTER
     mirrored = spots.array is not None and is_mirrored(spots.center_px, spots.array)
     if mirrored:
         seen.append("their array lies mirrored on the picture, as where x and y were exchanged")
@@ -201,8 +202,9 @@ def warn_of_misplaced(
             )
     if seen or is_better or share < LOW_TISSUE:
         seen.append(f"{share:.0%} of them lie on tissue by the slide's own mask")
-        if exchanged is not None and (mirrored or is_better):
-            seen[-1] += f", {exchanged:.0%} would with x and y exchanged"
+        if is_better or (mirrored and EXCHANGED in others):
+            other = best if is_better else EXCHANGED
+            seen[-1] += f", {others[other]:.0%} would with {other}"
         log.warning(
             "slide %s, %d spots: %s. Look at qc/%s.jpg in the store; if the spots lie right there, nothing is wrong",
             slide_id, len(spots.barcode), "; ".join(seen), slide_id,
@@ -218,10 +220,19 @@ def is_mirrored(center_px: Floats, array: Ints) -> bool:
     return bool(np.linalg.det(transform[::-1]) < 0)
 
 
-def _on_tissue(center_px: Floats, tissue: Bools, size_px: tuple[int, int]) -> float | None:
-    """Share of the spots on tissue; None where one lies beyond the picture."""
-    if (center_px < 0).any() or (center_px > size_px).any():
-        return None
+def _shares(center_px: Floats, tissue: Bools, size_px: tuple[int, int]) -> tuple[float, dict[str, float]]:
+    """Share of the spots on tissue, and what it would be after each mistake that people make, as far as spots fit."""
+    turned = size_px - center_px
+    columns = {
+        EXCHANGED: center_px[:, ::-1],
+        "left and right exchanged": np.stack([turned[:, 0], center_px[:, 1]], axis=1),
+        "top and bottom exchanged": np.stack([center_px[:, 0], turned[:, 1]], axis=1),
+        "the picture turned by 180 degrees": turned,
+    }
     height, width = tissue.shape
-    at = np.minimum((center_px / size_px * [width, height]).astype(np.int64), [width - 1, height - 1])
-    return float(tissue[at[:, 1], at[:, 0]].mean())
+
+    def share(center: Floats) -> float:
+        at = np.minimum((center / size_px * [width, height]).astype(np.int64), [width - 1, height - 1])
+        return float(tissue[at[:, 1], at[:, 0]].mean())
+
+    return share(center_px), {name: share(one) for name, one in columns.items() if (one <= size_px).all()}

@@ -81,7 +81,7 @@ def test_every_source_gives_a_patient_the_same_name(tmp_path):
     table = polars.DataFrame({"slide_id": [1.0, 2.0, 3.0], "patient_id": [7.0, 7.0, None], "image": ["a.tif"] * 3})
     (tmp_path / "manifest").mkdir()
     table.write_parquet(tmp_path / "manifest/m.parquet")
-    (tmp_path / "manifest/m.csv").write_text("slide_id,patient_id,image\n1, 7.0 ,a.tif\n2,7,a.tif\n3,,a.tif\n")
+    (tmp_path / "manifest/m.csv").write_text("slide_id, patient_id ,image\n1, 7.0 ,a.tif\n2,7,a.tif\n3,,a.tif\n")
     (tmp_path / "st/ST-imgs/7.0/S1").mkdir(parents=True)
     tiff(tmp_path / "st/ST-imgs/7.0/S1/a.tif")
     sources = ("h5ad", "hest", "manifest/m.parquet", "manifest/m.csv", "st")

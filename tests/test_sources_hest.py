@@ -75,9 +75,12 @@ def test_hest_into_a_store(tmp_path, caplog):
         "patches/H3.h5",
     ]
     report = featurize(root, tmp_path / "store", options=OPTIONS)
-    assert (report.failed, report.unknown_patients) == ((), ("H2",))
-    store = Store(tmp_path / "store")
-    for name, mpp in (("H1", 0.5), ("H2", 0.51), ("H3", 0.5)):
+    assert report.unknown_patients == ("H2",)
+    ((failed, why),) = report.failed  # patches that were cut before have a fingerprint of their own
+    assert (failed, "one key holds one encoder. Store it beside the other with `--as NAME`" in why) == ("H3", True)
+    featurize(root / "patches/H3.h5", tmp_path / "patches", options=OPTIONS)
+    for name, mpp, folder in (("H1", 0.5, "store"), ("H2", 0.51, "store"), ("H3", 0.5, "patches")):
+        store = Store(tmp_path / folder)
         place, slide = store.patches(name), store.slide(name)
         assert place.barcode.tolist() == BARCODES
         np.testing.assert_array_equal(place.center_px, CENTERS)  # of the counts, not of the cut corners

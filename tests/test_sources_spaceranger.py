@@ -1,6 +1,7 @@
 """Space Ranger: Visium v1 and v2, Visium HD; from files of the exact schema to a store, numbers checked by hand."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def test_visium_into_a_store(tmp_path, version):
     # 100 um over the nearest spot of the staggered array: (100, 173.205) px away, 200 px.
     assert slide.mpp_candidates["spot pitch"] == pytest.approx(100 / np.hypot(100, 173.205), rel=1e-6)
     assert store.features("stain-texture@20x", "S1").shape[0] == 4
+
+
+def test_visium_by_a_relative_path_is_no_visium_hd(tmp_path, monkeypatch):
+    visium(tmp_path / "S1/outs")
+    monkeypatch.chdir(tmp_path)
+    assert detect(Path("S1"))[1] == "the folder holds outs/spatial of Space Ranger (Visium)"
 
 
 def test_the_pitch_gives_the_scale_of_an_image_that_does_not_say(tmp_path):

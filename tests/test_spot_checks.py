@@ -92,7 +92,11 @@ def test_spots_beside_the_tissue_may_lie_beyond_the_picture(look):
 
 @pytest.mark.parametrize(
     ("values", "match"),
-    [(0, "none of 60 spots is in_tissue.*take it out"), ("maybe", "in_tissue of spot 1 is 'maybe'; wanted 1 or 0")],
+    [
+        (np.nan, "in_tissue of spot 1 is 'nan'; wanted 1 or 0"),
+        (0, "none of 60 spots is in_tissue.*take it out"),
+        ("maybe", "in_tissue of spot 1 is 'maybe'; wanted 1 or 0"),
+    ],
 )
 def test_tissue_nowhere_or_unknown_is_refused(look, values, match):
     with pytest.raises(CohortError, match=match):
@@ -210,6 +214,7 @@ def test_spots_in_their_places_are_not_doubted(look, caplog):
         (CENTERS[:, ::-1], ARRAY, r"array lies mirrored.*; \d\d% of them lie on tissue .*, 100% would with x and y"),
         (CENTERS[:, ::-1], None, r"60 spots: \d\d% of them lie on tissue by .* own mask, 100% would with x and y"),
         (CENTERS * [-1, 1] + 340 * np.array([1, 0]), ARRAY, "array lies mirrored.*; 100% of them lie on tissue"),
+        (CENTERS * [-1, 1] + np.array([440, 0]), None, "100% would with left and right exchanged"),
         (CENTERS * 0.1, None, "60 spots: 0% of them lie on tissue"),
         (CENTERS * 0.1, ARRAY, "they are 4.0 px apart, but the scale factors give a diameter of 22.0 px"),
         (CENTERS * [1, 2], None, "spots lie outside"),

@@ -59,6 +59,7 @@ def _rows(path: Path) -> list[Row]:
     except (polars.exceptions.PolarsError, OSError) as error:
         msg = f"manifest {path} cannot be read ({str(error).splitlines()[0]}): wanted CSV or Parquet"
         raise CohortError(msg) from error
+    table = table.rename(str.strip)
     missing = [name for name in ("slide_id", "image") if name not in table.columns]
     if missing:
         msg = (

@@ -88,7 +88,7 @@ def under_tissue(values: Any, path: Path) -> Ints:
         wrong, inside = np.array([one is None for one in found]), np.array([bool(one) for one in found])
     if wrong.any():
         row = int(np.argmax(wrong))
-        msg = f"{path}: {IN_TISSUE} of spot {row + 1} is {cells[row]!r}; wanted 1 or 0"
+        msg = f"{path}: {IN_TISSUE} of spot {row + 1} is {str(cells[row])!r}; wanted 1 or 0"
         raise CohortError(msg)
     if not inside.any():
         msg = (
