@@ -322,7 +322,7 @@ def test_feature_choice_is_explicit_where_there_is_a_choice(store):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
     grown = Store(store.path)
-    with pytest.raises(StoreError, match=r"features of other, toy on 'spots'.*`--backbone NAME`"):
+    with pytest.raises(StoreError, match=r"features of other, toy on 'spots'.*choose with `backbone=.other.`"):
         feature_keys(grown)
     assert feature_keys(grown, backbone="toy") == ("toy@native", "toy@20x", "toy@5x")
     assert feature_keys(grown, backbone="toy", views=("5x", "20x")) == ("toy@5x", "toy@20x")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ...store.choices import instead
 from ...store.errors import ProtocolError, StoreError
 from ...store.naming import DENSITY, FeatureKey
 from ...store.store import Store
@@ -13,7 +16,9 @@ ROWS = 8192
 """Rows looked at together."""
 
 
-def usable_table(store: Store, keys: tuple[str, ...], *, patches: str, tokens: bool) -> tuple[Table, tuple[str, ...]]:
+def usable_table(
+    store: Store, keys: tuple[str, ...], *, patches: str, tokens: bool, slides: Sequence[str] = ()
+) -> tuple[Table, tuple[str, ...]]:
     """All spots that have features and at least one count, and warnings about those left out.
 
     A spot without any count was not measured: as a zero it would enter panel, slide means and truth, and would be
@@ -21,14 +26,25 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str, tokens: b
     so do token grids and sub-tiles of the same backbones with `tokens`: they are many times the rest, and what is
     loaded is also looked at, standardised and digested.
 
+    Parameters
+    ----------
+    slides
+        Those that take part, in this order; others then decide neither over genes nor over tokens. All where empty.
+
     Raises
     ------
     StoreError
-        If no slide has features and counts, or a feature is not finite.
+        If no slide, or not one of `slides`, has features and counts, or a feature is not finite.
     ProtocolError
         If no spot has a count.
     """
-    slides = store.slides_with(keys, patches=patches, expression=True)
+    able = store.slides_with(keys, patches=patches, expression=True)
+    unable = [slide for slide in slides if slide not in able]
+    if unable:
+        msg = f"no slide {unable[0]!r} has features and counts: {instead(unable[0], able)}"
+        raise StoreError(msg)
+    left = [] if slides else sorted(set(store.slide_ids) - set(able))
+    slides = tuple(dict.fromkeys(slides)) or able
     parsed = {key: FeatureKey.parse(key) for key in store.keys(patches)}
     encoders = {parsed[key].encoder for key in keys}
     wanted = [key for key, one in parsed.items() if one.backbone == DENSITY]
@@ -36,7 +52,7 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str, tokens: b
     lacking = {key: sorted(set(slides) - set(store.slides_with([key], patches=patches))) for key in wanted}
     density = [key for key in wanted if parsed[key].backbone == DENSITY and not lacking[key]]
     token_keys = [key for key in wanted if parsed[key].layout and not lacking[key]]
-    table = store.table(keys, patches=patches, control_keys=density[:1], token_keys=token_keys)
+    table = store.table(keys, slides=slides, patches=patches, control_keys=density[:1], token_keys=token_keys)
     check_finite(table)
     warnings = [
         f"{key} is not used: {len(without)} of {len(slides)} slides lack it ({', '.join(without[:5])}); "
@@ -44,9 +60,8 @@ def usable_table(store: Store, keys: tuple[str, ...], *, patches: str, tokens: b
         for key, without in lacking.items()
         if without
     ]
-    missing = sorted(set(store.slide_ids) - set(table.slide_ids))
-    if missing:
-        warnings.append(f"{len(missing)} slides lack counts or features and are left out: {', '.join(missing)}")
+    if left:
+        warnings.append(f"{len(left)} slides lack counts or features and are left out: {', '.join(left)}")
     table, empty = without_empty_spots(table)
     return table, (*warnings, *empty)
 

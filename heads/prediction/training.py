@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.choices import as_names, instead
-from ...store.errors import HeadError, ProtocolError, StoreError
+from ...store.choices import as_names
+from ...store.errors import HeadError, ProtocolError
 from ...store.store import Store
 from ...store.table import Table
 from ..engine.saving import STANDARDISATIONS, headers_of, save_head
@@ -127,8 +127,7 @@ def train(
     step("reading features and counts", 0, STEPS)
     patches = opened.patch_set(options.patches)
     keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=patches)
-    table, warnings = usable_table(opened, keys, patches=patches, tokens=who.reads_tokens)
-    table = _chosen(table, options.slides)
+    table, warnings = usable_table(opened, keys, patches=patches, tokens=who.reads_tokens, slides=options.slides)
     step("choosing genes and preparing targets", 1, STEPS)
     train_table, preprocessing = _prepared(table, protocol)
     step(f"fitting {who.label} on {len(train_table)} spots", 2, STEPS)
@@ -180,16 +179,6 @@ def _contestant(name: str, protocol: Protocol) -> Contestant:
         msg = f"head {name!r} is a diagnostic that looks at a spot's counts: a slide without counts has none"
         raise HeadError(msg)
     return found
-
-
-def _chosen(table: Table, slides: tuple[str, ...]) -> Table:
-    if not slides:
-        return table
-    missing = [slide for slide in slides if slide not in table.slide_ids]
-    if missing:
-        msg = f"no slide {missing[0]!r} has features and counts: {instead(missing[0], table.slide_ids)}"
-        raise StoreError(msg)
-    return table.select_slides([table.slide_ids.index(slide) for slide in dict.fromkeys(slides)])
 
 
 def _prepared(table: Table, protocol: Protocol) -> tuple[Table, dict[str, object]]:
