@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..store.errors import CohortError, TissuaryError
+from ..store.errors import CohortError, TissuaryError, plain_text
 from .options import FeaturizeOptions, Progress
 from .stages import StageReport
 
@@ -147,7 +147,7 @@ class Hand:
         except TissuaryError as error:
             return self._unfit(error)
         except (*UNFORESEEN, ImportError) as error:
-            return self._unfit(CohortError(f"{type(error).__name__}: {error}"))
+            return self._unfit(CohortError(f"{type(error).__name__}: {plain_text(error)}"))
         licences = {name: encoder.record.terms for name, encoder in self._encoders.items()}
         return Ready(self._name, plan.device, plan.batch, plan.threads, licences)
 

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from ..store.errors import CohortError, TissuaryError
+from ..store.errors import CohortError, TissuaryError, plain_text
 from .claim import check_claim
 from .cohort import Sample
 from .options import Progress, SlideDone
@@ -41,8 +41,9 @@ def isolated(sample: Sample, failed: list[tuple[str, TissuaryError]]) -> Iterato
     except TissuaryError as error:
         failed.append((sample.slide_id, error))
     except UNFORESEEN as error:
-        log.warning("slide %s: %s", sample.slide_id, error, exc_info=True)
-        failed.append((sample.slide_id, CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {error}")))
+        log.warning("slide %s: %s", sample.slide_id, plain_text(error), exc_info=True)
+        cause = CohortError(f"slide {sample.slide_id}: {type(error).__name__}: {plain_text(error)}")
+        failed.append((sample.slide_id, cause))
 
 
 class SlideWorker:

@@ -12,6 +12,9 @@ import torch
 import zarr
 
 from tissuary.featurize.backbones.failures import said
+from tissuary.featurize.cohort import Sample, load_cohort
+from tissuary.featurize.slide_worker import isolated
+from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.heads.evaluation.cell_files import CellFolder
 from tissuary.store import Store
 from tissuary.store.errors import plain_reason
@@ -316,9 +319,6 @@ def test_output_with_an_importer_is_named_with_its_command(tmp_path):
 
 
 def test_slides_beside_the_output_of_another_tool_are_taken(tmp_path):
-    from tissuary.featurize.cohort import load_cohort
-    from tissuary.featurize.synthetic.cohort import write_cohort
-
     write_cohort(tmp_path / "c", patients=1, slides_per_patient=1, spots_per_side=3, n_genes=12)
     folder = tmp_path / "c" / "images"
     lazyslide(folder)  # its default place
@@ -401,3 +401,11 @@ def test_a_damaged_cell_is_trained_again_without_numpys_advice(tmp_path, caplog)
     assert cells.load({"a": 1}) is None
     assert "it holds pickled objects, which can run code): this cell is trained again" in caplog.text
     assert "allow_pickle" not in caplog.text
+
+
+def test_what_nobody_foresaw_of_a_slide_gives_no_such_advice_either(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([1, None], dtype=object), allow_pickle=True)
+    failed = []
+    with isolated(Sample("s1", "P1", tmp_path / "s1.svs"), failed):
+        np.load(tmp_path / "x.npy")
+    assert str(failed[0][1]) == "slide s1: ValueError: it holds pickled objects, which can run code"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Floats, Ints, Strings
-from ..errors import DamagedFileError, StoreError
+from ..errors import DamagedFileError, StoreError, plain_reason
 
 EXACT_CENTERS = "tissuary_center"
 """Dataset float64 (n, 2) of an export whose format would round the centres."""
@@ -57,7 +57,7 @@ def open_foreign(path: Path) -> Iterator[Any]:
         except StoreError:
             raise
         except _DAMAGE as error:
-            msg = f"{path} does not hold what its format says ({error}): get it again from where it was made"
+            msg = f"{path} does not hold what its format says ({plain_reason(error)}): get it again from its source"
             raise DamagedFileError(msg) from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic import sweep_partials
-from ..errors import FingerprintError, StoreError, TissuaryError
+from ..errors import FingerprintError, StoreError, TissuaryError, plain_text
 from ..foreign import TOOLS, tool_of, tool_output
 from ..naming import check_name
 from ..one_encoder import KeyFingerprints
@@ -119,7 +119,7 @@ def import_files(
             failed.append((name, " ".join([str(error), *notes])))
         except _ABSURD as error:
             log.info("%s", name, exc_info=True)
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {plain_text(error)}"
             failed.append((name, f"{found.path} does not hold what its format says ({why}): make the file again"))
     progress("done", len(files), len(files))
     return ImportReport(str(root), importer.tool, tuple(done), tuple(skipped), tuple(failed))
