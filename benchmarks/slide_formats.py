@@ -131,9 +131,9 @@ def _codings() -> Iterator[Case]:
     ycbcr = to_ycbcr(rgb)
     write = tiff(ycbcr, photometric="ycbcr", compression="jpeg", compressionargs={"level": 95})
     yield Case("coding", "jpeg of YCbCr", write, rounding=LOSSY)
-    for tile in (True, False):
-        write = tiff(ycbcr, tile=tile, compression=33003, encode=j2k_as_is)
-        name = f"33003 of YCbCr, {'tiles' if tile else 'strips'}"
+    for photometric, tile in (("rgb", True), ("rgb", False), ("ycbcr", True)):
+        write = tiff(ycbcr, tile=tile, photometric=photometric, compression=33003, encode=j2k_as_is)
+        name = f"33003 of YCbCr called {photometric}, {'tiles' if tile else 'strips'}"
         yield Case("coding", name, write, pixels=from_ycbcr(ycbcr), rounding=1)
 
 

@@ -96,7 +96,8 @@ def check_colours(series: Any, path: Path) -> None:
         held = page.dtype if page.dtype != np.uint8 else f"{bits}-bit numbers"
         msg = f"image {path} holds {held}; wanted 8-bit grey or RGB: convert it"
         raise SlideError(msg)
-    colours = _PLAIN_COLOURS + ((_YCBCR,) if page.compression in _JPEG_KINDS and page.planarconfig == 1 else ())
+    converted = page.compression in (*_JPEG_KINDS, J2K_YCBCR) and page.planarconfig == 1
+    colours = (*_PLAIN_COLOURS, _YCBCR) if converted else _PLAIN_COLOURS
     alpha = bool(page.extrasamples) and page.extrasamples[0] in _ALPHA
     planes = series.shape[0] if series.axes in ("CYX", "SYX") else 3
     wanted = (3, 4) if series.axes == "SYX" and alpha else (3,)

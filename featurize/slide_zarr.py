@@ -27,6 +27,9 @@ SAME_FACTOR = 0.05
 """Largest relative difference between the ratio of two levels' scales and that of their sizes: sides are rounded."""
 
 _RGB = ["FF0000", "00FF00", "0000FF"]
+_FIRST_AXES = "tczyx"
+"""Axes of OME-NGFF 0.1 and 0.2, which do not say them."""
+
 _LAYOUT = "bioformats2raw.layout"
 """Attribute of a group whose images are its groups "0", "1", ... (OME-NGFF 0.4)."""
 
@@ -137,7 +140,9 @@ def open_zarr(path: Path) -> ZarrSlide:
         group = _image_group(zarr.open_group(path, mode="r"), path)
         attributes = _attributes(group)
         image = attributes["multiscales"][0]
-        axes = [one if isinstance(one, dict) else {"name": one} for one in image["axes"]]
+        if len(attributes["multiscales"]) > 1:
+            log.warning("image %s holds %d multiscales: the first is read", path, len(attributes["multiscales"]))
+        axes = [one if isinstance(one, dict) else {"name": one} for one in image.get("axes", _FIRST_AXES)]
         names = "".join(str(one["name"]) for one in axes)
         levels = [group[str(one["path"])] for one in image["datasets"]]
         scales = _scales(image, len(names))
@@ -210,16 +215,19 @@ def _downsample(levels: list[Any], scales: list[list[float] | None], level: int,
 
 
 def _scale_of(described: Any, axes: int) -> list[float] | None:
-    """Scale along each axis that an image, or one level of it, says.
+    """Scale along each axis that an image, or one level of it, says; several apply one after another.
 
     SpatialData lists a transformation into each of its coordinate systems there, which are no part of the scale.
     """
+    found = None
     for one in described.get("coordinateTransformations") or ():
-        if isinstance(one.get("output"), dict):
+        if isinstance(one.get("output"), dict) or one.get("type") != "scale":
             continue
-        if one.get("type") == "scale" and len(one.get("scale", ())) == axes and min(map(float, one["scale"])) > 0:
-            return [float(value) for value in one["scale"]]
-    return None
+        scale = [float(value) for value in one.get("scale", ())]
+        if len(scale) != axes or min(scale) <= 0:
+            return None
+        found = scale if found is None else [a * b for a, b in zip(found, scale, strict=True)]
+    return found
 
 
 def _check(path: Path, axes: str, levels: list[Any], channels: list[Any]) -> None:

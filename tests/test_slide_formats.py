@@ -1,5 +1,6 @@
 """Valid slides of every kind: the pixels and um/px that were written, or a refusal that names the reason."""
 
+import json
 import logging
 import re
 
@@ -62,6 +63,34 @@ def test_a_multiscale_of_spatialdata_keeps_its_coordinate_systems_apart(tmp_path
     group.attrs["ome"] = said
     with open_slide(path) as slide:
         assert slide.metadata_mpp == 0.5
+
+
+@pytest.mark.parametrize(
+    ("axes", "transformations", "mpp"),
+    [
+        (None, [{"type": "identity"}, {"type": "scale", "scale": [1, 1, 1, 0.5, 0.5]}], None),  # 0.1: no unit anywhere
+        (["t", "c", "z", "y", "x"], [], None),
+        ("said", [{"type": "scale", "scale": [1, 1, 1, 0.5, 0.5]}, {"type": "scale", "scale": [1, 1, 1, 2, 2]}], 0.5),
+        (
+            "said",
+            [{"type": "scale", "scale": [1, 1, 1, 0.5, 0.5]}, {"type": "translation", "translation": [0] * 5}],
+            0.25,
+        ),
+    ],
+)
+def test_axes_and_transformations_of_every_version(tmp_path, axes, transformations, mpp):
+    path = Ngff("0.4", scale=0.5, unit="micrometer", axes="tczyx")(tmp_path)
+    said = json.loads((path / ".zattrs").read_text())
+    image = said["multiscales"][0]
+    image["coordinateTransformations"] = transformations
+    if axes is None:
+        del image["axes"]
+    elif axes != "said":
+        image["axes"] = axes
+    (path / ".zattrs").write_text(json.dumps(said))
+    with open_slide(path) as slide:
+        assert slide.metadata_mpp == mpp
+        np.testing.assert_array_equal(slide.read(1, 0, 0, 56, 40), picture()[::2, ::2])
 
 
 def test_four_channels_that_are_not_said_to_be_opacity(tmp_path):

@@ -17,7 +17,7 @@ from tissuary.featurize.slide import open_slide
 from tissuary.featurize.slide_dicom import read_dicom
 from tissuary.featurize.sources import detect
 from tissuary.store.errors import CohortError, SlideError
-from tissuary.tests.source_files import tiff, visium_hd
+from tissuary.tests.source_files import h5ad, tiff, visium_hd
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
@@ -73,13 +73,13 @@ def test_all_that_can_be_read_are_taken_and_the_others_have_a_reason(tmp_path):
     image(tmp_path / "more" / "x.tif")
     image(tmp_path / "scan.part")
     zarr.open_group(tmp_path / "table.zarr", mode="w").attrs["name"] = "none"
-    for name in ("V.vsi", "W.CZI", "notes.txt", ".hidden.tif"):
-        (tmp_path / name).write_bytes(b"II*\0" * (name != "notes.txt"))
+    for name in ("V.vsi", "W.CZI", ".hidden.tif", "X.svs.gz", "notes.txt", "counts.tsv.gz"):
+        (tmp_path / name).write_bytes(b"II*\0" * ("t" not in name))
     cohort = load_cohort(tmp_path)
     assert [one.slide_id for one in cohort.samples] == ["A", "B", "C", "D", "E", "F", "G", "H.v2"]
     reasons = dict(cohort.left_out)
-    assert reasons.pop("notes.txt") == NO_IMAGE
-    assert set(reasons) == {"V.vsi", "W.CZI", "more", "scan.part", "table.zarr"}
+    assert (reasons.pop("notes.txt"), reasons.pop("counts.tsv.gz")) == (NO_IMAGE, NO_IMAGE)
+    assert set(reasons) == {"V.vsi", "W.CZI", "X.svs.gz", "more", "scan.part", "table.zarr"}
     assert "Olympus VSI is not read here: export it" in reasons["V.vsi"]
     assert "a folder with 1 image(s) in it: give it by itself" in reasons["more"]
     assert "holds a TIFF, but does not end so: rename it" in reasons["scan.part"]
@@ -114,7 +114,7 @@ def test_a_dicom_folder_or_any_file_of_it_is_one_slide(tmp_path):
     folder = tmp_path / "S.1"
     files = [dicom(folder / name, "1.2.3") for name in ("a.dcm", "b")]
     dicom(folder / "label.dcm", "1.2.4", kind="ORIGINAL\\PRIMARY\\LABEL\\NONE")
-    for source in (folder, *files, tmp_path):
+    for source in (folder, *files, folder / "label.dcm", tmp_path):
         assert slides(source) == {"S.1": folder}
 
 
@@ -175,6 +175,13 @@ def test_hest_images_of_one_name_cost_their_slide_alone(tmp_path):
 def test_visium_hd_takes_the_image_as_10x_names_it(tmp_path, ending):
     image(visium_hd(tmp_path / "run1", bins=(16,)) / f"run1_tissue_image{ending}")
     assert slides(tmp_path) == {"run1": (tmp_path / "run1" / f"run1_tissue_image{ending}")}
+
+
+@pytest.mark.parametrize("ending", [".btf", ".ome.tf8", ".QPTIFF"])
+def test_an_anndata_takes_the_image_beside_it(tmp_path, ending):
+    h5ad(tmp_path / "S1.h5ad")
+    image(tmp_path / f"S1{ending}")
+    assert slides(tmp_path) == {"S1": tmp_path / f"S1{ending}"}
 
 
 def test_an_image_that_is_needed_and_not_read_is_named(tmp_path):

@@ -30,10 +30,11 @@ UNREAD = {
     ".ims": "Imaris", ".oir": "Olympus OIR", ".kfb": "KFBio KFB", ".sdpc": "Sqray SDPC", ".mds": "Motic MDS",
     ".ndpis": "a list of NDPI files", ".afi": "a list of Aperio files", ".dzi": "Deep Zoom", ".szi": "Deep Zoom",
     ".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".jpx": "JPEG 2000", ".jxl": "JPEG XL", ".webp": "WebP",
-    ".bmp": "a bitmap", ".gif": "GIF", ".heic": "HEIC", ".zip": "packed", ".gz": "packed", ".tar": "packed",
-    ".7z": "packed",
+    ".bmp": "a bitmap", ".gif": "GIF", ".heic": "HEIC",
 }  # fmt: skip
 """Endings of images, or of what may hold them, that no reader here opens, and what they are."""
+
+PACKED = (".zip", ".tar", ".tgz", ".7z")
 
 IMAGE_FOLDERS = ("", "images", "image", "wsis")
 """Where images lie, relative to the counts: beside them, or in a folder of that name."""
@@ -192,6 +193,8 @@ def _reason_against(path: Path) -> str:
         return _reason_against_folder(path)
     if suffix in UNREAD:
         return f"{UNREAD[suffix]} is not read here: export it as a pyramidal TIFF or OME-TIFF"
+    if suffix in PACKED or (suffix == ".gz" and Path(path.stem).suffix.lower() in IMAGE_SUFFIXES):
+        return "packed: unpack it if a slide is in it"
     if suffix in DICOM_SUFFIXES:
         return "DICOM, but no level of a whole slide, or not to be read"
     if suffix in IMAGE_SUFFIXES:
