@@ -149,6 +149,16 @@ def test_measured_values_are_on_the_scale_of_the_predicted(protocol, tmp_path):
     assert set(missing.values) == ({"gene4"} if protocol == "strict" else set())
 
 
+def test_a_map_stands_without_counts_that_cannot_be_read(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(map_picture, "DPI", 30)
+    add_slide(tmp_path / "store", "N1", patient="N")
+    counts = tmp_path / "store" / "expression" / "N1.h5ad"
+    counts.write_bytes(counts.read_bytes()[:3000])
+    told = predict(root / "run", tmp_path / "store", tmp_path, options=replace(BARE, pictures=True)).done[0]
+    assert {path.rsplit("/", 1)[1] for path in told.files} == {"N1.h5ad", "N1.gene11.png", "N1.familiarity.png"}
+    assert "what was measured cannot be shown" in told.notes[0]
+
+
 def panels(path, count):
     """Pixels of each of a picture's panels, by colour bar colour: (n, 3) of those that are one."""
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)

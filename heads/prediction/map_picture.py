@@ -121,7 +121,8 @@ def write_gene_map(
     each = [colour_range(layer.values) for layer in layers]
     groups = [[layer] for layer in layers]
     if scale == "shared":
-        each, groups = [(min(low for low, _ in each), max(high for _, high in each))], [layers]
+        known = [one for one, layer in zip(each, layers, strict=True) if np.isfinite(layer.values).any()] or each
+        each, groups = [(min(low for low, _ in known), max(high for _, high in known))], [layers]
     bars = [_Bar(COLOUR_MAP, one, f"{gene}, {facts.unit}", over) for one, over in zip(each, groups, strict=True)]
     _write(path, slide, bars, title=f"{facts.slide.slide_id}: {gene}", under=under, mark=map_mark(slide, scale=scale))
 
