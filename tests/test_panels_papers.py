@@ -43,6 +43,7 @@ def hest_composed_anew(counts, size):
     common = [gene for gene in sorted(common) if "BLANK" not in gene and "Control" not in gene]
     stacked = pandas.concat([sample[common] for sample in samples], ignore_index=True)
     stacked = anndata.AnnData(stacked.set_index("spot" + stacked.index.astype(str)))
+    stacked.X = np.array(stacked.X)  # pandas 3 lends its values for reading only, and scanpy writes into them
     scanpy.pp.log1p(stacked)
     scanpy.pp.highly_variable_genes(stacked, n_top_genes=size)
     return stacked.var_names[stacked.var["highly_variable"]][:size].tolist()

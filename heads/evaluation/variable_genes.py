@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +86,7 @@ def _dispersions(expression: Floats | sparse.csr_matrix, names: Strings) -> tupl
     low, high = _extremes(expression)
     varying = np.flatnonzero(high > low)
     found = np.full(len(names), np.nan)
-    table = _verdict(expression[:, varying], names[varying], None, flavor="seurat", n_top_genes=len(varying))
-    found[varying] = table["dispersions_norm"].to_numpy(dtype=np.float64)
+    found[varying] = _normalised_dispersions(expression[:, varying], names[varying])
     return found, ~np.isnan(found) | (high == 0)
 
 
@@ -103,8 +101,19 @@ def _first(dispersion: Floats, size: int) -> Bools:
     """Mask of the `size` highest, and of all that equal the last of them to nine decimals, (n_genes,)."""
     rounded = dispersion.round(TIE_DECIMALS)
     known = np.sort(rounded[~np.isnan(rounded)])
-    last = known[-min(size, len(known))] if len(known) else np.inf
-    return np.asarray(np.nan_to_num(rounded, nan=-np.inf) >= last)
+    return np.asarray(np.nan_to_num(rounded, nan=-np.inf) >= known[-min(size, len(known))])
+
+
+def _normalised_dispersions(values: Floats | sparse.csr_matrix, names: Strings) -> Floats:
+    """Scanpy's, (n_genes,) with at least one that is no NaN."""
+    found = np.asarray(_verdict(values, names, None, flavor="seurat")["dispersions_norm"], dtype=np.float64)
+    if np.isnan(found).all():
+        msg = (
+            "Scanpy finds no dispersion on a slide: its genes are all alike, or hardly any is seen. Leave slides "
+            "of few spots or counts out."
+        )
+        raise ProtocolError(msg)
+    return found
 
 
 def flagged(expression: sparse.csr_matrix, names: Strings, *, size: int) -> Bools:
@@ -112,8 +121,7 @@ def flagged(expression: sparse.csr_matrix, names: Strings, *, size: int) -> Bool
 
     Dispersions that agree to nine decimals tie, see `top_dispersion`; in scanpy the last digit decides.
     """
-    table = _verdict(expression, names, None, flavor="seurat", n_top_genes=size)
-    return _first(table["dispersions_norm"].to_numpy(dtype=np.float64), size)
+    return _first(_normalised_dispersions(expression, names), size)
 
 
 def top_loess(counts: sparse.csr_matrix, names: Strings, slide: Ints, *, size: int) -> Ints:
@@ -170,10 +178,9 @@ def _check_loess_genes(counts: sparse.csr_matrix, slide: Ints) -> None:
 
 
 def _verdict(
-    values: Floats | sparse.csr_matrix, names: Strings, slide: Ints | None, *, flavor: str, n_top_genes: int
+    values: Floats | sparse.csr_matrix, names: Strings, slide: Ints | None, **options: Any
 ) -> pandas.DataFrame:
     """Scanpy's table, one line a gene in the order of `names`."""
-    options: dict[str, Any] = {"flavor": flavor, "n_top_genes": n_top_genes, "inplace": False}
     try:
         import anndata
         import scanpy
@@ -184,14 +191,4 @@ def _verdict(
     if slide is not None:
         table.obs["slide"] = [str(one) for one in slide]
         options["batch_key"] = "slide"
-    with warnings.catch_warnings():
-        # A slide that expresses fewer genes than wanted nominates all of them: scanpy's rule, and no news to a user.
-        warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
-        try:
-            return scanpy.pp.highly_variable_genes(table, **options)
-        except IndexError as error:  # it takes the last of an empty list of dispersions
-            msg = (
-                "Scanpy finds no dispersion on a slide: its genes are all alike, or hardly any is seen. Leave slides "
-                "of few spots or counts out."
-            )
-            raise ProtocolError(msg) from error
+    return scanpy.pp.highly_variable_genes(table, inplace=False, **options)
