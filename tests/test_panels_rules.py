@@ -49,7 +49,7 @@ def in_another_order(counts, seed):
 # Not hvg-seurat-v3, whose scikit-misc is no dependency.
 @pytest.mark.parametrize("name", ["heg", "hvg", "svg", "hest", "mmap", "m2ort", "cmrc"])
 @given(st.integers(0, 10_000))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_a_panel_does_not_depend_on_the_order_of_spots_slides_or_genes(name, seed):
     counts, rule = made_up(0, n_genes=150), PANEL_RULES[name]
     other = in_another_order(counts, seed)
