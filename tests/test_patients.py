@@ -72,7 +72,7 @@ def test_every_source_gives_a_patient_the_same_name(tmp_path):
         h5ad(tmp_path / f"h5ad/{name}.h5ad", obs={"patient": cell})
         tiff(tmp_path / f"h5ad/{name}.tif")
     h5ad(tmp_path / "h5ad/D.h5ad", obs={"donor_id": "7"}, uns={"patient": {"of": "no name"}})
-    tiff(tmp_path / "h5ad/D.tif")
+    tiff(tmp_path / "h5ad/D.btf")
     hest_csv(tmp_path / "hest", hest_facts("A", patient="7.0"), hest_facts("B"))
     hest_json(tmp_path / "hest", hest_facts("B", patient=7))
     for name in "AB":

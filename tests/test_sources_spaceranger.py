@@ -83,7 +83,7 @@ def test_an_image_that_contradicts_the_pitch_is_refused(tmp_path):
 
 def test_visium_hd_into_a_store(tmp_path, caplog):
     visium_hd(tmp_path / "in/HD/outs")
-    tiff(tmp_path / "in/HD/HD.tif", mpp=None)
+    tiff(tmp_path / "in/HD/HD_tissue_image.btf", mpp=None)  # as 10x names it
     featurize(tmp_path / "in/HD", tmp_path / "store", options=OPTIONS)
     store = Store(tmp_path / "store")
     place = store.patches("HD")

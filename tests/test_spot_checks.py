@@ -111,6 +111,9 @@ def test_every_source_but_hest_leaves_spots_beside_the_tissue_out(look, tmp_path
     (root / "wsis/S1.tif").symlink_to(image)
     hest_json(root, {"id": "S1", "pixel_size_um_estimated": 0.5})
     assert len(barcodes(look(source=root))) == N
+    hest = {"spatial": {"ST": {"images": {"downscaled_fullres": np.zeros((2, 2, 3), np.uint8)}}}}
+    assert len(barcodes(look(adata(in_tissue=INSIDE * 0, uns=hest)))) == N  # HEST's, apart from its folders
+    caplog.clear()
     adata().write_h5ad(tmp_path / "counts.h5ad")
     table = {"barcode": NAMES, "in_tissue": INSIDE, "pixel_x": CENTERS[:, 0], "pixel_y": CENTERS[:, 1]}
     pandas.DataFrame(table).to_csv(tmp_path / "spots.csv", index=False)

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from tissuary.featurize.cohort import load_cohort
 from tissuary.featurize.glass import glass_color, optical_density, unscanned_mask
+from tissuary.featurize.options import FeaturizeOptions
 from tissuary.featurize.pen import pen_mask
 from tissuary.featurize.slide import open_slide
+from tissuary.featurize.slide_look import look_at
 from tissuary.featurize.sources.spot_table import read_spots
 from tissuary.featurize.thumbnail import read_thumbnail
 from tissuary.featurize.tissue import tissue_mask, why_blank
+from tissuary.store.errors import CohortError
+from tissuary.tests.source_files import tiff
 
 STAIN = np.array([0.72, 0.45, 0.68])
 INKS = {"blue": (0.15, 0.35, 0.75), "green": (0.15, 0.6, 0.4), "red": (0.85, 0.2, 0.25), "black": (0.2, 0.2, 0.2)}
@@ -104,6 +109,16 @@ def test_the_noise_of_a_sensor_is_not_tissue_and_a_reason_is_given(level, spread
     picture = noise(level, spread)
     assert not tissue_mask(picture).any()
     assert reason in why_blank(picture)
+
+
+def test_a_dark_slide_is_refused_with_the_reason(tmp_path):
+    tiff(tmp_path / "dark.tif", pixels=noise(3, 1))
+    (sample,) = load_cohort(tmp_path).samples
+    with (
+        open_slide(sample.image) as slide,
+        pytest.raises(CohortError, match="there is no grid; the slide is dark: its"),
+    ):
+        look_at(sample, slide, FeaturizeOptions(views=("20x",)), encoders={})
 
 
 def test_noise_beside_tissue_goes_alone():

@@ -18,6 +18,9 @@ from .access import reading
 from .count_matrix import CountMatrix, checked_matrix
 from .spot_table import ARRAY, IN_TISSUE, label_columns, under_tissue
 
+HEST_PICTURE = "downscaled_fullres"
+"""Key of the picture by which an AnnData of HEST is known, also outside its folders: its in_tissue means nothing."""
+
 PREDICTION = "tissuary-prediction"
 """What an output of `tissuary predict` calls itself in `uns["tissuary"]["encoding-type"]`."""
 
@@ -55,14 +58,15 @@ def read_h5ad(path: Path, *, in_tissue: bool = True) -> Measured:
 
 
 def on_tissue(adata: Any, path: Path) -> Any:
-    """The rows of an AnnData in memory whose `obs` in_tissue is 1; all where there is no such column.
+    """The rows of an AnnData in memory whose `obs` in_tissue is 1; all where there is no such column, or HEST wrote it.
 
     Raises
     ------
     CohortError
         If it holds anything but 0 and 1, or only 0.
     """
-    if IN_TISSUE not in adata.obs:
+    pictures = [one.get("images") for one in _libraries(adata)]
+    if IN_TISSUE not in adata.obs or any(isinstance(one, Mapping) and HEST_PICTURE in one for one in pictures):
         return adata
     rows = under_tissue(adata.obs[IN_TISSUE], path)
     return adata if len(rows) == adata.n_obs else adata[rows].copy()
@@ -73,11 +77,15 @@ def labels_of(adata: Any) -> dict[str, NDArray[np.object_]]:
     return label_columns((name, adata.obs[name]) for name in adata.obs.columns if name not in (*ARRAY, IN_TISSUE))
 
 
+def _libraries(adata: Any) -> list[Mapping[str, Any]]:
+    """Entries of `uns["spatial"]` that can describe a slide."""
+    spatial = adata.uns.get("spatial")
+    return [one for one in spatial.values() if isinstance(one, Mapping)] if isinstance(spatial, Mapping) else []
+
+
 def _diameter_px(adata: Any) -> float | None:
     """Diameter of a spot in level-0 pixels, where one library of `uns["spatial"]` says it."""
-    spatial = adata.uns.get("spatial")
-    libraries = spatial.values() if isinstance(spatial, Mapping) else ()
-    factors = [one.get("scalefactors") for one in libraries if isinstance(one, Mapping)]
+    factors = [one.get("scalefactors") for one in _libraries(adata)]
     said = [one.get("spot_diameter_fullres") for one in factors if isinstance(one, Mapping)]
     return float(said[0]) if len(said) == 1 and isinstance(said[0], Real) else None
 
