@@ -11,9 +11,6 @@ from .output import console, print_json, result
 if TYPE_CHECKING:
     from ..featurize.backbones.record import BackboneRecord
 
-_WIDE = 200
-"""Columns of a table that goes into a file or a pipe."""
-
 
 def backbones(
     key: Annotated[
@@ -57,10 +54,7 @@ def _print_table(records: list[BackboneRecord]) -> None:
             record.key, str(record.dim), str(record.input_px), _tokens(record), record.precision, record.licence,
             "gated" if record.gated else "open", record.loader, "no" if missing(record) else "yes",
         )  # fmt: skip
-    screen = console()
-    if not screen.is_terminal:
-        screen.width = _WIDE
-    screen.print(table)
+    console().print(table)
     result(f"{len(records)} backbones; tissuary backbones KEY prints one, with the command that embeds with it")
     result(f"known, but not to be had: {', '.join(UNAVAILABLE)}; tissuary backbones NAME says why")
 

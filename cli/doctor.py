@@ -13,8 +13,6 @@ from .output import OK, SOME_FAILED, console, print_json, result
 if TYPE_CHECKING:
     from ..featurize.machine import Finding
 
-WIDE = 160
-
 
 def doctor(
     backbone: Annotated[
@@ -60,7 +58,4 @@ def _print(name: str, findings: tuple[Finding, ...]) -> None:
     for finding in findings:
         sign = {"ok": "+", "note": "o", "missing": "-"}[finding.state]
         table.add_row(sign, *(escape(text) for text in (finding.name, finding.found, finding.mend)))
-    screen = console()
-    if not screen.is_terminal:
-        screen.width = WIDE
-    screen.print(table)
+    console().print(table)

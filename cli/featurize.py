@@ -92,7 +92,8 @@ def show_plan(plan: DryRun) -> None:
 
     table = Table(title=f"plan: {plan.source}")
     for heading in ("slide", "um/px", "patches", "missing files", "MB", "time"):
-        table.add_column(heading, justify="left" if heading in ("slide", "um/px", "patches") else "right")
+        side = "left" if heading in ("slide", "um/px", "patches") else "right"
+        table.add_column(heading, justify=side, overflow="fold")
     for slide in plan.slides:
         patches = ", ".join(f"{count} {name}" for name, count in slide.patches.items())
         scale = f"{slide.mpp:.4g} ({slide.mpp_source})"
@@ -100,13 +101,15 @@ def show_plan(plan: DryRun) -> None:
             slide.slide_id, scale, patches, str(slide.files), f"{slide.bytes / 1e6:.1f}", _duration(slide.seconds)
         )
     out = console()
-    out.print(table)
+    if plan.slides:
+        out.print(table)
     rates = ", ".join(f"{name} {rate:.0f}/s" for name, rate in plan.patches_per_second.items())
     if rates:
         out.print(f"calibrated on {plan.device}, batch {plan.batch}, {plan.readers} readers: {rates}")
-    out.print(f"in all: {plan.bytes / 1e6:.1f} MB, about {_duration(plan.seconds)}")
+    if plan.slides:
+        out.print(f"in all: {plan.bytes / 1e6:.1f} MB, about {_duration(plan.seconds)}")
     for slide_id, cause in plan.refused:
-        out.print(f"REFUSED {slide_id}: {cause}", markup=False)
+        out.print(f"REFUSED {slide_id}: {cause}", markup=False, soft_wrap=True)
     for name, reason in plan.left_out:
         out.print(f"NOT READ {name}: {reason}", markup=False)
 

@@ -28,16 +28,24 @@ def expand_lists(arguments: Sequence[str]) -> list[str]:
             out.append(argument)
             continue
         if current is not None:
+            parts = _parts(argument, current, belongs[current])
             if values == 0:
-                out.append(argument)
+                out.append(parts[0])
+                out += [word for part in parts[1:] for word in (current, part)]
                 values = 1
                 continue
-            if belongs[current](argument):
-                out += [current, argument]
+            if all(map(belongs[current], parts)):
+                out += [word for part in parts for word in (current, part)]
                 continue
             current = None
         out.append(argument)
     return out
+
+
+def _parts(argument: str, option: str, belongs: Callable[[str], bool]) -> list[str]:
+    """`20x,10x` as two values, where each part reads as one: options of a head have commas too."""
+    parts = [part for part in argument.split(",") if part]
+    return parts if option != "--weights" and len(parts) > 1 and all(map(belongs, parts)) else [argument]
 
 
 def _is_view(text: str) -> bool:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
 
+WIDE = 200
+"""Columns of a table that goes into a file or a pipe."""
+
 STOPPED = 130
 """By Ctrl-C, as shells count it."""
 
@@ -39,10 +42,13 @@ BARS = 8
 
 
 def console() -> Console:
-    """The console for people: tables and sentences on stdout."""
+    """The console for people: tables and sentences on stdout, in a file or a pipe on lines wide enough for names."""
     from rich.console import Console
 
-    return Console()
+    screen = Console()
+    if not screen.is_terminal:
+        screen.width = WIDE
+    return screen
 
 
 def say(text: str) -> None:

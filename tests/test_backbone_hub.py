@@ -194,7 +194,7 @@ def test_no_network(hub, cache, tensors, monkeypatch, name):
     fetch = rf"Fetch it where there is a network: `hf download lab/tiny model\.safetensors --revision {REVISION}`\. "
     with pytest.raises(BackboneError, match=reach + fetch + "Then give a local file: --weights tiny=PATH"):
         build_encoder(HUB)
-    assert time.monotonic() - started < 2.0  # and not five tries, each waited for longer
+    assert time.monotonic() - started < 10.0  # five tries, each waited for longer, would take 23 s
     cached(cache, tensors, name=name, main=REVISION)
     assert build_encoder(MOVING).record.revision == REVISION
 

@@ -42,6 +42,11 @@ def cohort(tmp_path_factory):
         ("--weights a=b c=d S", "--weights a=b --weights c=d S"),
         ("--backbone stain-texture m.json S", "--backbone stain-texture --backbone m.json S"),
         ("--out ridge knn", "--out ridge knn"),
+        ("--views 20x,10x SOURCE", "--views 20x --views 10x SOURCE"),
+        ("--heads ridge,knn mlp store", "--heads ridge --heads knn --heads mlp store"),
+        ("--heads nh2st:neighbours=both,anchor=ridge S", "--heads nh2st:neighbours=both,anchor=ridge S"),
+        ("--grid-um 112,448 --slides C2,C3", "--grid-um 112 --grid-um 448 --slides C2 --slides C3"),
+        ("--weights a=b,c=d S", "--weights a=b,c=d S"),
     ],
 )
 def test_lists_take_values_of_their_kind_and_leave_the_rest(words, expanded):

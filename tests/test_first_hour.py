@@ -235,3 +235,11 @@ def test_errors_under_json_leave_stdout_empty(run, tmp_path):
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert json.loads(run("protocols", "strict", "--json")[1])
+
+
+def test_a_piped_table_cuts_no_name(run, make_store):
+    names = [f"TCGA-CR-7395-01A-01-TS1.6b1d0c8e-5b0a-4d0e-9d5e-6b0f0d9a8c{i}7" for i in (1, 2)]
+    root = make_store({name: (f"patient of {name}", 4) for name in names}, n_genes=4).path
+    run("index", root)
+    out = run("search", root, "--slide", names[0], "--patch", 0, "-k", 7)[1]
+    assert [out.count(f" {name} ") for name in names] == [2 * 3, 2 * 4]  # as slide, and in the patient's name

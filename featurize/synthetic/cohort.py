@@ -91,7 +91,7 @@ class _Section:
 
 
 def write_cohort(
-    out: Path,
+    out: str | Path,
     *,
     patients: int = 6,
     slides_per_patient: int = 2,
@@ -113,7 +113,7 @@ def write_cohort(
         If a size is too small to make a cohort.
     """
     spec = CohortSpec(patients, slides_per_patient, seed, spots_per_side, pitch_um, n_genes)
-    return write_spec(out, spec, workers=min(2, os.cpu_count() or 1))
+    return write_spec(Path(out), spec, workers=min(2, os.cpu_count() or 1))
 
 
 def write_spec(out: Path, spec: CohortSpec, *, workers: int) -> Path:
