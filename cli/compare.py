@@ -38,7 +38,9 @@ def compare(
     panel_size: shared.PanelSize = None,
     genes: Annotated[list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")] = None,
     seed: shared.Seed = 0,
-    jobs: Annotated[int, typer.Option("--jobs", help="Folds trained at the same time, each in its own process.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Folds trained at once, each in its own process.")
+    ] = 1,
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: folds as tasks of a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster.")] = None,
     fresh: Annotated[
@@ -93,8 +95,10 @@ def run(store: Path, options: CompareOptions, *, out: Path, progress: Callable[[
     from ..heads.evaluation.report import write_report
     from ..heads.evaluation.results_file import write_provenance, write_results
     from ..store import Store
+    from ..store.atomic import check_writable
 
     opened = Store(store)
+    check_writable(out)
     shared.settle_process(opened)
     comparison = run_compare(opened, options=options, progress=progress)
     out.mkdir(parents=True, exist_ok=True)

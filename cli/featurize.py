@@ -92,8 +92,8 @@ def show_plan(plan: DryRun) -> None:
 
     table = Table(title=f"plan: {plan.source}")
     for heading in ("slide", "um/px", "patches", "missing files", "MB", "time"):
-        side = "left" if heading in ("slide", "um/px", "patches") else "right"
-        table.add_column(heading, justify=side, overflow="fold")
+        left = heading in ("slide", "um/px", "patches")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
     for slide in plan.slides:
         patches = ", ".join(f"{count} {name}" for name, count in slide.patches.items())
         scale = f"{slide.mpp:.4g} ({slide.mpp_source})"

@@ -40,11 +40,15 @@ def search(
 ) -> None:
     """Find the patches that look most like one patch; the query itself is never among them."""
     from ..store import Store
+    from ..store.atomic import check_writable
     from ..store.freshness import default_index
     from ..store.lookup import open_index, patch_row
 
     _check_request(patch, whole=all_, out=out, report=report)
     opened = Store(store)
+    for path in (out, report):
+        if path is not None:
+            check_writable(path.parent)
     patches = opened.patch_set(patches)
     key = key or default_index(opened.path, patches)
     index = open_index(opened, key, patches=patches, device=device, exact=exact)

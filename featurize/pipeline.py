@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..store.atomic import sweep_partials
+from ..store.atomic import check_writable, sweep_partials
 from ..store.errors import TissuaryError
 from ..store.naming import UNKNOWN_PATIENT
 from .claim import SlideBusyError
@@ -70,6 +70,7 @@ def featurize(
     # Absolute, so that slide files say the same wherever they are made.
     cohort = replace(cohort, samples=tuple(replace(one, image=one.image.absolute()) for one in cohort.samples))
     root = Path(store)
+    check_writable(root)
     if root.is_dir():
         sweep_partials(root)
     if options.engine == RAY or len(options.devices) > 1:

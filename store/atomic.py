@@ -57,6 +57,23 @@ def atomic_path(path: Path, *, once: bool = False) -> Iterator[Path]:
         _remove(temporary)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing could be written, before the work that would be lost; nothing is made.
+
+    Raises
+    ------
+    StoreError
+        If a file is in its place, or may not be written where it is or would be.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        msg = f"cannot write {folder}: {there} is a file. Choose another folder."
+        raise StoreError(msg)
+    if not os.access(there, os.W_OK | os.X_OK):
+        msg = f"cannot write {folder}: {there} may not be written. Choose a writable folder."
+        raise StoreError(msg)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into a `StoreError` that names `path`."""

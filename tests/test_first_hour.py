@@ -243,3 +243,24 @@ def test_a_piped_table_cuts_no_name(run, make_store):
     run("index", root)
     out = run("search", root, "--slide", names[0], "--patch", 0, "-k", 7)[1]
     assert [out.count(f" {name} ") for name in names] == [2 * 3, 2 * 4]  # as slide, and in the patient's name
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(run, store, tmp_path, monkeypatch):
+    from tissuary.heads.ridge import Ridge
+
+    monkeypatch.setattr(Ridge, "fit", lambda *_: pytest.fail("it was trained first"))
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "out"
+    for words in (
+        ("train", store.path, "--head", "ridge", "--out", out),
+        ("compare", store.path, "--heads", "ridge", "--out", out),
+        ("compare", store.path, "--heads", "ridge", "--out", out, "--fresh"),
+        ("export", store.path, "--format", "h5ad", "--out", out),
+        ("search", store.path, "--slide", "a1", "--patch", 0, "--out", out / "hits.csv"),
+    ):
+        code, said, err = run(*words)
+        assert (code, said) == (2, ""), err
+        assert re.search(rf"cannot write {out}: .*file is a file. Choose another folder", err)
+    assert (tmp_path / "file").read_text() == "mine"
+    code, _, err = run("compare", store.path, "--jobs", 0)
+    assert (code, "'--jobs'" in err) == (2, True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...store.choices import as_names
-from ...store.errors import TissuaryError
+from ...store.errors import ProtocolError, TissuaryError
 from ...store.store import Store
 from ...store.table import Table
 from .cell_files import CellFolder, code_digest, prepared_digest, tokens_digest
@@ -65,6 +65,9 @@ class CompareOptions(ProtocolChanges):
         for name in ("heads", "protocols", "backbones", "genes"):
             object.__setattr__(self, name, as_names(getattr(self, name), name))
         object.__setattr__(self, "view_sets", _as_sets(self.view_sets))
+        if self.jobs < 1:
+            msg = f"jobs {self.jobs}: wanted 1 or more folds at the same time"
+            raise ProtocolError(msg)
 
 
 def _as_sets(value: str | Iterable[str | Iterable[str]]) -> tuple[tuple[str, ...], ...]:

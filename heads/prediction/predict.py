@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...store.atomic import sweep_partials
+from ...store.atomic import check_writable, sweep_partials
 from ...store.choices import as_names, instead, no_slide
 from ...store.errors import HeadError, StoreError, TissuaryError
 from ...store.lock import slide_lock
@@ -148,6 +148,7 @@ def predict(
     loaded = run if isinstance(run, Run) else load_run(Path(run), device=options.device)
     genes = _genes(loaded, options.genes)
     patches = opened.patch_set(options.patches)
+    check_writable(out)
     sweep_partials(out, pattern=".*")  # of this folder alone: what lies below is not ours
     done, failed = [], []
     for slide_id in _slides(loaded, opened, options.slides, patches=patches):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...store.atomic import check_writable
 from ...store.choices import as_names
 from ...store.errors import HeadError, ProtocolError
 from ...store.store import Store
@@ -124,6 +125,7 @@ def train(
     started, step = time.perf_counter(), progress or _silent
     protocol = _protocol(options)
     who = _contestant(options.head, protocol)
+    check_writable(out)
     step("reading features and counts", 0, STEPS)
     patches = opened.patch_set(options.patches)
     keys = feature_keys(opened, backbone=options.backbone, views=options.views, patches=patches)

@@ -9,6 +9,7 @@ from math import isclose
 from pathlib import Path
 
 from ..arrays import Pixels
+from ..atomic import check_writable
 from ..choices import no_key, no_patch_set
 from ..errors import StoreError, TissuaryError
 from ..expression import read_expression
@@ -101,6 +102,7 @@ def export_store(
         If the format needs a library that is not installed.
     """
     exporter.check()
+    check_writable(out)
     chosen, wanted, slides = _chosen(store, keys=keys, patches=patches)
     done: list[Exported] = []
     skipped: list[tuple[str, str]] = []
