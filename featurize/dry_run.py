@@ -20,7 +20,7 @@ from .readers import Readers
 from .slide import Slide, open_slide
 from .slide_look import Look, look_at
 from .streams import open_stream
-from .targets import ViewField, Wanted, check_keys, headers_of, missing_targets
+from .targets import ViewField, Wanted, check_fields, check_keys, missing_targets
 from .visit import visiting_order
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class Cost:
 def _estimate(sample: Sample, run: Run, cost: Cost) -> SlideEstimate:
     with open_slide(sample.image) as slide:
         look = look_at(sample, slide, run.options, encoders=run.encoders)
+        check_fields(run.keys, look.fields, run.encoders, slide_id=sample.slide_id, patch_sets=look.sets)
         record = slide_record(sample, slide, look.scale)
         files = size = 0
         seconds = 0.0
@@ -205,8 +206,6 @@ def _estimate(sample: Sample, run: Run, cost: Cost) -> SlideEstimate:
             wanted = missing_targets(
                 look.fields, patches, root=run.root, slide=record, patch_set=name, encoders=run.encoders
             )
-            for key, header in headers_of(wanted).items():
-                run.keys.check(key, {header.fingerprint}, header.record, slide_id=record.slide_id)
             targets = [target for _, found in wanted for target in found]
             files += len(targets)
             size += sum(prod(target.shape) * 2 + FILE_BYTES for target in targets)

@@ -24,7 +24,7 @@ from .qc import draw_qc, write_qc
 from .readers import Readers
 from .slide import open_slide
 from .slide_look import Look, look_at
-from .targets import headers_of, missing_targets
+from .targets import check_fields, headers_of, missing_targets
 
 if TYPE_CHECKING:
     from .backbones.build import Encoder
@@ -92,6 +92,7 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(sample.image))
         look = look_at(sample, slide, run.options, encoders=run.encoders)
+        check_fields(run.keys, look.fields, run.encoders, slide_id=sample.slide_id, patch_sets=look.sets)
         stack.enter_context(claim(run.root, sample.slide_id))  # let go of after the lock
         stack.enter_context(slide_lock(run.root, sample.slide_id))
         record = deposit_slide(run.root, sample, slide, scale=look.scale, thumbnail=look.thumbnail, tissue=look.tissue)
@@ -105,7 +106,7 @@ def prepare_slide(sample: Sample, run: Run) -> PreparedSlide:
             wanted = missing_targets(
                 look.fields, patches, root=run.root, slide=record, patch_set=name, encoders=run.encoders
             )
-            with run.keys.adding(headers_of(wanted)):
+            with run.keys.adding(headers_of(wanted), patches=name):
                 for target in (target for _, targets in wanted for target in targets):
                     target.path.unlink(missing_ok=True)  # a damaged file, or none
                     prepared.written += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
@@ -143,9 +143,32 @@ def check_keys(keys: KeyFingerprints, options: FeaturizeOptions, encoders: Mappi
     first, *others = refused.values()
     if others:
         first.add_note(f"The same holds for {', '.join(list(refused)[1:])}.")
-    if any(key.startswith(f"{DENSITY}@") for key in refused):
-        first.add_note(f"`--as` does not rename {DENSITY}: delete its folder, or use another store.")
     raise first
+
+
+def check_fields(
+    keys: KeyFingerprints,
+    fields: Sequence[ViewField],
+    encoders: Mapping[str, Encoder],
+    *,
+    slide_id: str,
+    patch_sets: Collection[str],
+) -> None:
+    """Refuse a slide, before anything of it is written, if a key holds features of another encoder or reading.
+
+    Raises
+    ------
+    FingerprintError
+        If one does.
+    """
+    for field in fields:
+        for stored_as in field.encoders:
+            encoder = encoders[stored_as]
+            record = encoder.record.to_dict()
+            for _, layout, key in _outputs(field.view, stored_as, encoder, field.grids):
+                fingerprint = _fingerprint(field.view, layout, encoder, field.reading)
+                for patches in patch_sets:
+                    keys.check(key, {fingerprint}, record, slide_id=slide_id, patches=patches)
 
 
 def missing_targets(

@@ -19,6 +19,7 @@ from .errors import DamagedFileError, FingerprintError
 from .feature_file import FeatureHeader, read_features
 from .journal import JOURNAL, read_identity
 from .lock import is_locked, key_lock
+from .naming import DENSITY
 
 _UNSAID = ("licence", "file", "file_sha256", "declared", "details")
 """Fields of a record that say nothing of the encoder."""
@@ -45,6 +46,8 @@ class KeyHolder:
 class KeyFingerprints:
     """Fingerprints that the feature keys of a store hold, in any patch set; each key is looked up once.
 
+    Of the density control, which every job makes and no option renames, each patch set is a key of its own.
+
     Parameters
     ----------
     root
@@ -53,9 +56,17 @@ class KeyFingerprints:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: dict[str, KeyHolder] = {}
+        self._known: dict[tuple[str, str], KeyHolder] = {}
 
-    def check(self, key: str, fingerprints: Collection[str], record: Mapping[str, Any], *, slide_id: str = "") -> None:
+    def check(
+        self,
+        key: str,
+        fingerprints: Collection[str],
+        record: Mapping[str, Any],
+        *,
+        slide_id: str = "",
+        patches: str = "*",
+    ) -> None:
         """Refuse to add features to a key that holds those of another encoder.
 
         Parameters
@@ -66,6 +77,8 @@ class KeyFingerprints:
             The new encoder's record, to say what differs.
         slide_id
             Slide of the new features; what a former job left unfinished of it is replaced, and does not count.
+        patches
+            Their patch set; counts for the density control only.
 
         Raises
         ------
@@ -74,16 +87,22 @@ class KeyFingerprints:
         StoreError
             If a file of the key is foreign, or of a newer version.
         """
-        holder = self._known.get(key) or _holder(self._root, key, slide_id=slide_id)
+        at = _scope(key, patches)
+        holder = self._known.get(at) or _holder(self._root, at, slide_id=slide_id)
         if holder is None:
             return
         if holder.fingerprint not in fingerprints:
             raise other_encoder(holder, min(fingerprints), record)
-        self._known[key] = holder
+        self._known[at] = holder
 
     @contextmanager
-    def adding(self, headers: Mapping[str, FeatureHeader]) -> Iterator[None]:
+    def adding(self, headers: Mapping[str, FeatureHeader], *, patches: str) -> Iterator[None]:
         """Check the keys of a slide's new files, by key, and hold off other jobs while the block begins the files.
+
+        Parameters
+        ----------
+        patches
+            Their patch set.
 
         Raises
         ------
@@ -91,10 +110,12 @@ class KeyFingerprints:
             If a key holds, or another job is writing, features with another fingerprint.
         """
         with ExitStack() as stack:
-            for key in sorted(headers.keys() - self._known.keys()):  # sorted: two jobs never wait for one another
+            for key in sorted(
+                headers.keys() - {key for _, key in self._known}
+            ):  # sorted: two jobs never wait for one another
                 stack.enter_context(key_lock(self._root, key))
             for key, header in headers.items():
-                self.check(key, {header.fingerprint}, header.record, slide_id=header.slide_id)
+                self.check(key, {header.fingerprint}, header.record, slide_id=header.slide_id, patches=patches)
             yield
 
 
@@ -102,16 +123,29 @@ def other_encoder(found: KeyHolder, fingerprint: str, record: Mapping[str, Any])
     """The error of features that do not belong beside those found."""
     name, folder = found.path.parent.name, found.path.parent
     state = "is in the store" if found.whole else "is being written by another job"
+    way = "Store it beside the other with `--as NAME`"
+    if _is_density(name):
+        way = f"`--as` does not rename {DENSITY}, so use another store for these slides"
     return FingerprintError(
         f"{name} of slide {found.path.stem} {state} with fingerprint {_short(found.fingerprint)}, this encoder's is "
         f"{_short(fingerprint)} ({_difference(found.record, record)}), and one key holds one encoder. "
-        f"Store it beside the other with `--as NAME`, or delete the folder of the old features, {folder}."
+        f"{way}, or delete the folder of the old features, {folder}."
     )
 
 
-def _holder(root: Path, key: str, *, slide_id: str) -> KeyHolder | None:
-    """The first readable feature file under a key, or one that a running job is making; None where there is neither."""
-    folders = {folder: sorted(os.listdir(folder)) for folder in sorted(root.glob(f"features/*/{key}"))}  # noqa: PTH208
+def _is_density(key: str) -> bool:
+    return key.startswith(f"{DENSITY}@")
+
+
+def _scope(key: str, patches: str) -> tuple[str, str]:
+    """Patch set ("*" for any) and key that share one encoder with features of a key in a patch set."""
+    return (patches if _is_density(key) else "*", key)
+
+
+def _holder(root: Path, at: tuple[str, str], *, slide_id: str) -> KeyHolder | None:
+    """The first readable feature file, or one that a running job is making, under a key of a patch set, or of any."""
+    places = sorted(root.glob(f"features/{at[0]}/{at[1]}"))
+    folders = {folder: sorted(os.listdir(folder)) for folder in places}  # noqa: PTH208
     for folder, names in folders.items():
         for name in names:
             if name.startswith(".") or not name.endswith(".h5"):

@@ -20,7 +20,16 @@ from tissuary.store.feature_writer import open_job
 from tissuary.store.lock import is_locked, key_lock, slide_lock
 from tissuary.store.one_encoder import KeyFingerprints
 from tissuary.store.schema import features_path
-from tissuary.tests.foreign_files import bring, contents, corners, run_command, trident, vectors
+from tissuary.tests.foreign_files import (
+    bring,
+    contents,
+    corners,
+    hest_names,
+    hest_patches,
+    run_command,
+    trident,
+    vectors,
+)
 
 HOW = {"plan": {}, "block_rows": 2, "order": np.arange(6)}
 
@@ -119,6 +128,27 @@ def test_another_patch_set_is_the_same_key(cohort, records, root):
         featurize(cohort / "manifest.csv", root, options=options(records[1], patches="spots", grid_um=()))
 
 
+def test_patches_that_were_cut_already_are_not_put_beside_those_cut_from_slides(records, root, tmp_path):
+    """The encoder is the same; how pixels were cut is part of a fingerprint, and only the slide tells it."""
+    path = hest_patches(tmp_path / "patches" / "h1.h5", corners(2, 2, step=162), hest_names(2, 2), side=162)
+    before = everything(root)
+    with pytest.raises(FingerprintError, match="the records agree: weights, view or the way pixels are read differ"):
+        featurize(path, root, options=replace(options(records[0]), grid_um=(), min_tissue=0.5))
+    assert everything(root) == before
+    report = featurize(path, root, options=replace(options(records[0], name="precut"), grid_um=(), min_tissue=0.5))
+    assert [slide.patches for slide in report.done] == [4]
+
+
+def test_the_density_control_that_no_option_renames_is_a_key_of_each_patch_set(header):
+    root, mine = header
+    keys = KeyFingerprints(root)
+    keys.check("haematoxylin@20x", {"another"}, mine.record, patches="grid-112um")
+    with pytest.raises(FingerprintError, match="`--as` does not rename haematoxylin, so use another store"):
+        keys.check("haematoxylin@20x", {"another"}, mine.record, patches="spots")
+    with pytest.raises(FingerprintError, match="`--as NAME`"):
+        keys.check("toy@20x", {"another"}, mine.record, patches="grid-112um")
+
+
 def test_token_grids_and_several_views_are_named_together(images, records, root):
     wide = options(records[0], views=("20x", "10x"), tokens=("2x2",))
     featurize(images[0], root, options=wide)
@@ -189,7 +219,7 @@ def test_a_key_is_listed_once_a_job_however_many_slides_it_has(header, monkeypat
     monkeypatch.setattr(one_encoder.os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
     keys = KeyFingerprints(root)
     for number in range(50):
-        with keys.adding({"toy@20x": replace(mine, slide_id=f"n{number}")}):
+        with keys.adding({"toy@20x": replace(mine, slide_id=f"n{number}")}, patches="spots"):
             pass
     assert len(listed) == 1
 
@@ -199,7 +229,7 @@ def test_a_key_is_locked_while_its_first_file_is_begun(header):
 
     root, mine = header
     keys, lock = KeyFingerprints(root), root / ".locks" / "new@20x.key"
-    with keys.adding({"new@20x": mine}), lock.open("r+") as file, pytest.raises(BlockingIOError):
+    with keys.adding({"new@20x": mine}, patches="spots"), lock.open("r+") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with key_lock(root, "new@20x"):
         pass

@@ -103,7 +103,7 @@ def deposit(
         rows: Any = decided.patches.center_px
         if header is not None and foreign.features is not None:
             rows = foreign.features if decided.order is None else foreign.features[decided.order]
-        with keys.adding({} if header is None else {decided.key or "": header}):
+        with keys.adding({} if header is None else {decided.key or "": header}, patches=decided.patch_set):
             written = _deposit_geometry(root, decided, thumbnail=seen.thumbnail if seen else None)
             if header is not None:
                 target = features_path(root, slide_id, key=decided.key or "", patches=decided.patch_set)
