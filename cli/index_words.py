@@ -57,12 +57,8 @@ def how_measured(record: IndexRecord, *, exclude: str | None = None, exact: bool
 
 def image_words(record: IndexRecord) -> list[str]:
     """Slides that are one image under several ids."""
-    seen: dict[tuple[str, ...], None] = {}
-    for number, name in enumerate(record.slide_ids):
-        twins = record.same_image(number)
-        if twins:
-            seen[tuple(sorted((name, *twins)))] = None
-    return [f"  {', '.join(names)} are one image: `--exclude` leaves them out together" for names in seen]
+    named = [", ".join(record.slide_ids[one] for one in copies) for copies in record.copies]
+    return [f"  {names} are one image: `--exclude` leaves them out together" for names in named]
 
 
 def mixing_words(record: IndexRecord) -> list[str]:

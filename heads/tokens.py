@@ -170,9 +170,17 @@ def how_to_get(table: Table | None, *options: str) -> str:
     if apart:
         views = " ".join(dict.fromkeys(view_of(key) for key in (*sources, *apart)))
         return f"The store has {', '.join(apart)}, of views that are left out here: take them too, `--views {views}`"
+    useless = [
+        key
+        for key, column in ({} if table is None else table.token_columns).items()
+        if _layout(key).startswith("grid") and level_of(key, column.row_shape) is None
+    ]
+    why = ""
+    if useless:
+        why = f"{', '.join(useless)} cannot be one: the field of `native` differs by slide, and a grid must be square. "
     encoder = "".join(f" --backbone {one}" for one in dict.fromkeys(FeatureKey.parse(key).encoder for key in sources))
     commands = ", or ".join(f"`tissuary featurize SOURCE --store STORE{encoder} {option}`" for option in options)
-    return f"Make them: {commands}"
+    return f"{why}Make {'others' if useless else 'them'}: {commands}"
 
 
 def columns_of(table: Table, keys: tuple[str, ...]) -> tuple[FeatureColumn, ...]:

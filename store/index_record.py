@@ -116,12 +116,16 @@ class IndexRecord:
     ivf: IvfRecord | None = None
     mixing: Mixing | None = None
 
-    def same_image(self, slide: int) -> tuple[str, ...]:
-        """Ids of the other slides that are made from the image of slide number `slide`."""
-        digests = self.source_digests
-        if not digests or not SHA256.fullmatch(digests[slide]):
+    @property
+    def copies(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of slides that are made from one image, one tuple an image that several are made from."""
+        if len(set(self.source_digests)) == len(self.source_digests):
             return ()
-        return tuple(name for one, name in enumerate(self.slide_ids) if one != slide and digests[one] == digests[slide])
+        found: dict[str, list[int]] = {}
+        for slide, digest in enumerate(self.source_digests):
+            if SHA256.fullmatch(digest):
+                found.setdefault(digest, []).append(slide)
+        return tuple(tuple(slides) for slides in found.values() if len(slides) > 1)
 
     @property
     def unknown_patients(self) -> tuple[str, ...]:
@@ -134,12 +138,11 @@ class IndexRecord:
 
         Slides of one image go together whatever they are called: a second id is no other slide, and no other patient.
         """
-        names = self.patient_ids if exclude == "patient" else self.slide_ids
-        group = np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
-        first: dict[str, int] = {}
-        for slide, digest in enumerate(self.source_digests):
-            if SHA256.fullmatch(digest):
-                group[group == group[slide]] = group[first.setdefault(digest, slide)]
+        group = np.arange(len(self.slide_ids))
+        if exclude == "patient":
+            group = np.unique(np.array(self.patient_ids), return_inverse=True)[1].astype(np.int64)
+        for slides in self.copies:
+            group[np.isin(group, group[list(slides)])] = group[slides[0]]
         return group
 
     @classmethod

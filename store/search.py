@@ -102,7 +102,8 @@ def search_warnings(index: SearchIndex, slide_id: str, *, exclude: str | None) -
         )
     alike = look_alike_warning(record.patient_ids) if exclude == "patient" else ""
     said += [alike] if alike else []
-    twins = record.same_image(record.slide_ids.index(slide_id))
+    number = record.slide_ids.index(slide_id)
+    twins = [record.slide_ids[one] for copies in record.copies if number in copies for one in copies if one != number]
     if twins:
         so = f"left out with `--exclude {exclude}`" if exclude else "its own patches come back as look-alikes"
         said.append(f"slide {slide_id} is the same image as {', '.join(twins)}: {so}")

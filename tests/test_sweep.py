@@ -1,5 +1,7 @@
 """Heads under protocols that change what they are handed: each runs, or says in a sentence what it lacks."""
 
+from dataclasses import replace
+
 import pytest
 
 from tissuary.benchmarks.sweep import STORES, VIEWS, every_mode, sweep, write_store
@@ -31,6 +33,13 @@ def test_a_head_without_levels_names_what_helps(full):
     advice = "The store has toy@10x.grid3x3, toy@5x.grid3x3, of views that are left out here: take them too, `--views "
     assert how_to_get(table, "--tokens 7x7") == advice + "20x 10x 5x`"
     assert "--backbone toy --tokens 7x7`" in how_to_get(full.table(list(VIEWS)), "--tokens 7x7")
+    table = full.table(["toy@20x"], token_keys=["toy@20x.grid3x3"])
+    (grid,) = table.token_columns.values()
+    native = replace(table, token_columns={"toy@native.grid3x3": replace(grid, key="toy@native.grid3x3")})
+    native = replace(native, columns={"toy@native": replace(table.columns["toy@20x"], key="toy@native")})
+    said = how_to_get(native, "--tokens 7x7")
+    assert said.startswith("toy@native.grid3x3 cannot be one: the field of `native` differs by slide")
+    assert said.endswith("Make others: `tissuary featurize SOURCE --store STORE --backbone toy --tokens 7x7`")
     (refused,) = [one for one in sweep(full, "hest-bench/a1", heads=["mmap:paper,tokens=true"]) if one.state != "ran"]
     assert (refused.state, refused.head) == ("refused", "mmap (paper,tokens=true)")
     assert "there is one column of features (components of toy@20x" in refused.reason
