@@ -167,10 +167,9 @@ def _grids(
             continue
         made.append((stride_um, grid, grid_name(stride_um, tile_um=tile_um, min_tissue=options.min_tissue)))
     if not made:
-        reason = None if tissue.any() else why_blank(thumbnail)
         msg = (
             f"slide {sample.slide_id}: no tile of {min(options.grid_tiles_um):g} um holds {options.min_tissue:.0%} "
-            f"tissue, so there is no grid; {reason or 'look at the slide, or lower --min-tissue'}"
+            f"tissue, so there is no grid; {why_blank(thumbnail) or 'look at the slide, or lower --min-tissue'}"
         )
         raise CohortError(msg)
     sets = {}
