@@ -38,9 +38,7 @@ def compare(
     panel_size: shared.PanelSize = None,
     genes: Annotated[list[str] | None, typer.Option("--genes", help="Genes whose maps are drawn too.")] = None,
     seed: shared.Seed = 0,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Folds trained at once, each in its own process.")
-    ] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Folds trained at once, each in its own process.")] = 1,
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: folds as tasks of a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster.")] = None,
     fresh: Annotated[

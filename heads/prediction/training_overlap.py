@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from ...store.index_record import SHA256
 from ...store.patients import look_alike_patients, patient_name
 from ...store.slide_file import SlideRecord
 
@@ -19,8 +19,6 @@ TRAINED: tuple[Overlap, ...] = ("slide", "image", "name", "patient")
 
 NAMED = 3
 """Slides that a sentence names; the record has them all."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,10 @@ def training_overlap(record: Mapping[str, Any], slide: SlideRecord) -> TrainingO
 
 def _of_image(slide: SlideRecord, names: Sequence[str], digests: Sequence[str]) -> TrainingOverlap | None:
     """The slide itself, the same image, or a slide of the same name."""
-    known = bool(_SHA256.fullmatch(slide.source_digest))
+    known = bool(SHA256.fullmatch(slide.source_digest))
     same = tuple(name for name, digest in zip(names, digests, strict=True) if known and digest == slide.source_digest)
     here = dict(zip(names, digests, strict=True)).get(slide.slide_id)
-    if slide.slide_id in same or (here is not None and not (known and _SHA256.fullmatch(here))):
+    if slide.slide_id in same or (here is not None and not (known and SHA256.fullmatch(here))):
         return TrainingOverlap("slide", (slide.slide_id,), "this slide trained the run")
     if same:
         return TrainingOverlap("image", same, f"this image trained the run, as {_listed(same)}")
