@@ -81,7 +81,8 @@ def _features(folder: Folder) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any], slides: int) -> tuple[str, ...]:
-    prints = ", ".join(fingerprint[:12] for fingerprint in row["fingerprints"])
+    parts = [one.rpartition(":") for one in row["fingerprints"]]  # a declared one names its encoder before the digest
+    prints = ", ".join(f"{encoder}{colon}{digest[:12]}" for encoder, colon, digest in parts)
     done, mpp, field = f"{row['slides']}/{slides}", _span(row["mpp"]), _span(row["fov_um"])
     return (row["patches"], row["key"], done, str(row["rows"]), str(row["dim"]), row["dtype"], mpp, field, prints)
 

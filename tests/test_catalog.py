@@ -213,6 +213,7 @@ def test_the_summary_is_the_sum_of_the_rows(store):
 
 def test_what_differs_between_slides_of_a_key_is_shown(store, capsys):
     changes = {"mpp": 0.71, "fov_um": 159.0, "upsampling": 1.4, "precision": "bf16"}
+    changes["fingerprint"] = "declared:toy:" + "5" * 64
     header, rows = store.header(KEY, "b1"), np.array(store.features(KEY, "b1"))
     features_path(store.path, "b1", key=KEY).unlink()
     with write_features(features_path(store.path, "b1", key=KEY), replace(header, **changes), shape=rows.shape) as new:
@@ -221,7 +222,7 @@ def test_what_differs_between_slides_of_a_key_is_shown(store, capsys):
     out = capsys.readouterr().out
     assert "3 with counts, at 0.5 um/px, " in out
     (line,) = [line for line in out.splitlines() if line.startswith("spots") and KEY in line]
-    assert "  float16/float32  0.5 to 0.71  112 to 159  print of toy" in line
+    assert "  float16/float32  0.5 to 0.71  112 to 159  declared:toy:555555555555, print of toy" in line
     differs = f"{KEY} on spots differs between slides: up-sampled 1 to 1.4 times, computed in bf16 and fp32, "
     assert differs + "stored as float16 and float32" in out
     (one,) = [row for row in summarise(store.path, load_folders(store.path))["features"] if row["key"] == KEY]
