@@ -25,6 +25,7 @@ def status(
 ) -> None:
     """Show slides, patients, patch sets, features and counts of a store."""
     from ..store.catalog_file import load_folders  # and not the store, which waits for numpy
+    from ..store.choices import listed
 
     summary = summarise(store, load_folders(store))
     if json:
@@ -34,6 +35,8 @@ def status(
     size, scale = f"{summary['bytes'] / 2**20:.1f} MiB", _span(summary["mpp"])
     counts = f"{summary['with_counts']} with counts" + (f", at {scale} um/px" if summary["slides"] else "")
     result(f"{summary['slides']} slides of {patients}, {counts}, {size} in {store}")
+    if summary["slide_ids"]:
+        result(f"slides {listed(summary['slide_ids'])}")
     for line in aligned([_COLUMNS, *(_cells(row, summary["slides"]) for row in summary["features"])]):
         result(line)
     for line in (line for row in summary["features"] for line in _differences(row)):
@@ -52,6 +55,7 @@ def summarise(root: Path, folders: Sequence[Folder]) -> dict[str, Any]:
     return {
         "store": str(root),
         "slides": sum(map(len, slides)),
+        "slide_ids": [slide_id for folder in slides for slide_id in folder.column("slide_id")],
         "mpp": _ends([mpp for folder in slides for mpp in folder.column("mpp")]),
         "patients": len(patients),
         "unknown_patients": sum(p.startswith("unknown:") for p in patients),

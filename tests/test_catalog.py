@@ -181,7 +181,8 @@ def test_status_loads_nothing_heavy(store):
         "print([m for m in ('numpy', 'h5py', 'polars', 'scipy', 'rich', 'torch') if m in sys.modules])\n"
     )
     found = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=True)
-    head, table, *_, last = found.stdout.splitlines()
+    head, slides, table, *_, last = found.stdout.splitlines()
+    assert slides == "slides a1, a2, b1"  # what --slide and --slides take
     assert head.startswith("3 slides of 2 patients (1 unknown), 3 with counts")
     assert table.split() == [
         "patch",
