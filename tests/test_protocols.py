@@ -27,7 +27,7 @@ def test_the_registry_is_keyed_by_name():
 
 
 def test_an_unknown_protocol_names_the_valid_ones():
-    with pytest.raises(ProtocolError, match=r"no protocol 'lenient'; choose one of: strict, strict-slide"):
+    with pytest.raises(ProtocolError, match=r"no protocol 'lenient': there are strict, strict-slide"):
         get_protocol("lenient")
 
 
