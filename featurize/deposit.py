@@ -20,6 +20,7 @@ from ..store.slide_file import SAME_MPP, SlideRecord, read_slide, write_slide
 from .cohort import Measured, Sample
 from .precut import PrecutSlide
 from .slide import Slide
+from .synthetic.pyramid import is_synthetic
 
 DIGEST_BYTES = 1 << 20
 HEAD_BYTES = 4096
@@ -68,6 +69,7 @@ def slide_record(sample: Sample, slide: Slide, scale: Scale) -> SlideRecord:
         source=os.fspath(sample.image),
         source_digest=source_digest(sample.image),
         created_by=f"tissuary {version('tissuary')}",
+        synthetic=is_synthetic(sample.image),
         # Of patches that were cut already nobody knows what the scanner filled.
         bounds_px=slide.bounds_px or (None if isinstance(slide, PrecutSlide) else (0, 0, slide.width, slide.height)),
     )

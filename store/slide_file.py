@@ -47,6 +47,8 @@ class SlideRecord:
         format places scanned parts on a larger slide (MIRAX, Leica and others, OpenSlide's `bounds-x` and so on). None
         where the image was not at hand, or the store is older than this field; `scanned_bounds` then looks at the
         image. Every coordinate in a store counts from the corner of level 0; QuPath counts from that of these bounds.
+    synthetic
+        Whether the image says that a program drew it; False of a file without the attribute.
     """
 
     slide_id: str
@@ -60,6 +62,7 @@ class SlideRecord:
     source_digest: str
     created_by: str
     bounds_px: tuple[int, int, int, int] | None = None
+    synthetic: bool = False
 
 
 def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels | None, tissue: Bools | None = None) -> None:
@@ -87,6 +90,8 @@ def write_slide(path: Path, record: SlideRecord, *, thumbnail: Pixels | None, ti
                 "created_by": record.created_by,
             }
         )
+        if record.synthetic:
+            file.attrs["synthetic"] = True
         if record.bounds_px is not None:
             file.attrs["bounds"] = json.dumps(record.bounds_px)
         planes = {"thumbnail": thumbnail, "tissue": None if tissue is None else tissue.astype(np.uint8)}
@@ -112,6 +117,7 @@ def read_slide(path: Path) -> SlideRecord:
             source_digest=str(required(a, "source_digest", path)),
             created_by=str(required(a, "created_by", path)),
             bounds_px=_bounds(a.get("bounds"), path),
+            synthetic=bool(a.get("synthetic", False)),
         )
 
 

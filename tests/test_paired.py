@@ -163,19 +163,18 @@ RIDGE = row("ridge", 0.2)
     [
         (
             against_ridge(0.05, 0.042, 0.058, wins=6),
-            "Against ridge on the same features, mmap is 0.050 above it and better for 6 of 6 patients "
-            "(95 % interval of the difference +0.042 to +0.058; Student's t over 6 patients).",
+            "Against ridge on the same features, mmap is 0.050 above it (95 % interval +0.042 to +0.058, Student's t "
+            "over 6 patients) and better for 6 of 6 patients.",
         ),
         (
             against_ridge(0.058, -0.3, 0.416, wins=1),
-            "Against ridge on the same features, mmap is 0.058 above it and better for 1 of 6 patients "
-            "(95 % interval of the difference -0.300 to +0.416; Student's t over 6 patients). "
-            "The interval includes 0: it may add nothing to ridge.",
+            "Against ridge on the same features, mmap is 0.058 above it (95 % interval -0.300 to +0.416, Student's t "
+            "over 6 patients) and better for 1 of 6 patients. The interval includes 0: it may add nothing to ridge.",
         ),
         (
             against_ridge(-0.01, -0.02, -0.005, wins=10, method="bootstrap", n_patients=31),
-            "Against ridge on the same features, mmap is 0.010 below it and better for 10 of 31 patients "
-            "(95 % interval of the difference -0.020 to -0.005; bootstrap over 31 patients).",
+            "Against ridge on the same features, mmap is 0.010 below it (95 % interval -0.020 to -0.005, bootstrap "
+            "over 31 patients) and better for 10 of 31 patients.",
         ),
         (
             against_ridge(0.1, None, None, wins=1, method=None, n_patients=2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tissuary.heads.contract import options_of
 from tissuary.heads.evaluation.comparison import Comparison, GeneMap
+from tissuary.heads.evaluation.contestants import changed_options
 from tissuary.heads.evaluation.leaderboard import leaderboard_tables
 from tissuary.heads.evaluation.protocols import STRICT, STRICT_SLIDE
 from tissuary.heads.evaluation.report import report_html, write_report
 from tissuary.heads.evaluation.standings import standings
 from tissuary.heads.evaluation.verdict import verdict
+from tissuary.heads.registry import make_head
 from tissuary.store.errors import ProtocolError
 
 EVIL = "<script>alert('x')</script>\" onload=\"y"
@@ -50,7 +54,7 @@ def comparison(*runs, **fields):
     return dataclasses.replace(blank, **fields)
 
 
-RIDGE = run("ridge", {"B": 0.2, "C": 0.3}, pcc_pooled=0.4567, mse=float("nan"), fit_seconds=75.0, nan_genes=12)
+RIDGE = run("ridge", {"B": 0.2, "C": 0.3}, pcc_pooled=0.4567, mse=float("nan"), fit_cpu_seconds=75.0, nan_genes=12)
 KNN = run("knn", {"B": 0.05, "C": 0.15})
 COORDINATES = run("coordinates", {"B": 0.1, "C": 0.2}, control=True)
 MEAN = run("mean", {"B": 0.0, "C": 0.0}, control=True, constant=True)
@@ -126,16 +130,22 @@ def test_numbers_are_formatted_and_missing_ones_are_a_dash():
     read = Reader(report_html(comparison(*USUAL)))
 
     group, cells = read.row("ridge")
-    values = [cell.split()[0] for cell in cells[1:]]
     assert group == "head"
-    # PCC, over floor, median, pooled, HEG-50, HVG-50, MSE, NaN genes, fit
-    assert values == ["0.250", "+0.100", "–", "0.457", "–", "–", "–", "12", "1.2"]
-    assert cells[-1].strip() == "1.2 min"
-    assert "folds 0.200 to 0.300" in cells[1]
-    assert "nan" not in read.text.replace("NaN genes", "")
+    # Name, plot, score, range of folds, CPU time.
+    assert [cell.split()[0] for cell in cells[2:]] == ["0.250", "0.200", "1.2"]
+    assert cells[3].strip() == "0.200 to 0.300"
+    assert cells[4].strip() == "1.2 min"
+    assert "75.0 s" not in read.text  # seconds become minutes in the table of costs too
+    assert re.search(r"\bnan\b", read.text) is None
+    scores = {
+        cells[0].split()[0]: cells[1:] for _, cells in read.rows if cells[0].startswith(("pooled", "MSE", "left"))
+    }
+    assert [cell.strip() for cell in scores["pooled"]] == ["0.457", "–", "–", "–"]
+    assert [cell.split()[0] for cell in scores["left"]] == ["12", "–", "–", "–"]
+    assert "MSE" not in scores  # nobody has one
 
 
-def test_heads_come_best_first_then_controls_as_a_shaded_floor():
+def test_heads_come_best_first_then_controls_with_the_best_as_a_shaded_field():
     read = Reader(report_html(comparison(*USUAL)))
 
     table = [(group, cells[0].split()[0]) for group, cells in read.rows[1:6]]
@@ -146,11 +156,100 @@ def test_heads_come_best_first_then_controls_as_a_shaded_floor():
         ("control", "coordinates"),
         ("control", "mean"),
     ]
-    assert read.row("knn")[1][2].strip() == "-0.050"
     assert "constant" in read.row("mean")[1][0]
     floors = [tag for tag in read.of("rect") if tag.get("class") == "floor"]
     assert len(floors) == 4
     assert len({floor["width"] for floor in floors}) == 1
+
+
+def pair(head, difference, low=None, high=None):
+    """A difference as records hold it."""
+    method = None if low is None else "t"
+    shared = {"head": head, "score": "pcc_slide_mean", "difference": difference, "low": low, "high": high}
+    return {**shared, "method": method, "n_patients": 6, "wins": 6, "losses": 0}
+
+
+def test_the_first_screen_is_conclusion_plot_and_table_in_this_order():
+    six = {f"P{i}": 0.2 for i in range(6)}
+    limits = {"pcc_slide_mean_low": 0.1, "pcc_slide_mean_high": 0.3}
+    head = run("mlp", six, **limits, difference_from_control=pair("density", 0.1, 0.05, 0.15))
+    control = run("density", {f"P{i}": 0.1 for i in range(6)}, control=True)
+    page = report_html(comparison(head, control, warnings=("Mind this.",), maps=(gene_map(),)))
+
+    places = [page.index(part) for part in ('class="sentence"', '<table class="leaderboard"', 'class="legend"')]
+    assert places == sorted(places)
+    assert places[-1] < page.index("Mind this.") < page.index("Measured and predicted") < page.index("details-1")
+    read = Reader(page)
+    cells = [" ".join(cell.split()) for cell in read.row("mlp")[1]]
+    assert cells[2:] == ["0.200", "0.100 to 0.300", "+0.100 +0.050 to +0.150", "–"]
+    assert [cell.strip() for cell in read.row("density")[1][2:]] == ["0.100", "–", "–", "–"]
+    assert [cell.strip() for cell in read.rows[0][1]] == [
+        "head",
+        "PCC, averaged over test slides",
+        "PCC",
+        "95 % interval",
+        "over best control",
+        "CPU time",
+    ]
+
+
+def test_a_column_holds_one_statistic_in_every_row():
+    """A row without an interval has a dash where others have theirs, and no range of folds."""
+    whole = run("ridge", {"B": 0.2, "C": 0.3}, pcc_slide_mean_low=0.1, pcc_slide_mean_high=0.4)
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console.print(leaderboard_tables(comparison(whole, KNN), width=120)[0])
+
+    read = Reader(report_html(comparison(whole, KNN)))
+    assert [read.row(name)[1][3].strip() for name in ("ridge", "knn")] == ["0.100 to 0.400", "–"]
+    assert "0.050 to 0.150" not in console.file.getvalue()
+
+
+def test_the_interval_is_drawn_over_the_markers_with_end_caps():
+    six = run("ridge", {f"P{i}": 0.2 for i in range(6)}, pcc_slide_mean_low=0.1, pcc_slide_mean_high=0.3)
+    page = report_html(comparison(six))
+
+    strip = re.search(r'<td class="strip head">.*?</td>', page, flags=re.DOTALL).group()
+    order = [strip.rindex(f'class="{name}"') for name in ("dot", "mean", "interval", "cap")]
+    assert order == sorted(order)
+    assert strip.count('class="cap"') == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"alpha": None, "pca": None, "mode": "default", "seed": 3}, ""),
+        ({"alpha": 10.0, "pca": 256, "mode": "default"}, "alpha=10.0, pca=256"),
+        ({"alpha": [1.0, 2.0] * 20}, "1 options changed"),
+    ],
+)
+def test_a_head_is_followed_by_what_differs_from_its_defaults(options, line):
+    read = Reader(report_html(comparison(run("ridge", {"B": 0.2}, options=options))))
+
+    assert read.row("ridge")[1][0].split(maxsplit=1)[1:] == ([f"{line} "] if line else [])
+    # All of them stand behind a fold.
+    listed = next(cells for _, cells in read.rows if len(cells) > 1 and "=" in cells[1])
+    assert listed[1].strip() == ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def test_nested_options_and_those_of_the_label_are_compared_too():
+    usual = options_of(make_head("mlp", seed=4))
+    changed = {**usual, "hidden": 64, "training": {**usual["training"], "clip": 0.5}}
+    read = Reader(report_html(comparison(run("mlp", {"B": 0.2}, mode="hidden=64", options=changed))))
+
+    assert read.row("mlp")[1][0].split() == ["mlp", "(hidden=64)", "clip=0.5"]
+    assert changed_options("mlp", json.loads(json.dumps(usual))) == {}
+    assert changed_options("my-own", {"width": 3, "seed": 1}) == {"width": 3}
+
+
+def test_synthetic_data_are_called_so():
+    all_of_it = {"slides": 2, "synthetic_slides": ["a", "b"]}
+    some = {"slides": 3, "synthetic_slides": ["b"]}
+
+    page = report_html(comparison(RIDGE, provenance=all_of_it, warnings=("A program drew all 2 slides.",)))
+    assert page.index("Synthetic data.") < page.index('class="sentence"')
+    assert "A program drew all 2 slides and their counts: scores show that the software works" in Reader(page).text
+    assert "A program drew 1 of 3 slides and their counts: b." in report_html(comparison(RIDGE, provenance=some))
+    assert "Synthetic data" not in report_html(comparison(RIDGE, provenance={"slides": 2, "synthetic_slides": []}))
 
 
 def test_the_plot_has_a_dot_per_fold_and_the_mean():
@@ -216,10 +315,8 @@ def test_from_five_patients_on_the_interval_of_the_difference_decides():
     control = run("density", dict.fromkeys(patients, 0.1), control=True)
     limits = {"pcc_slide_mean_low": 0.11, "pcc_slide_mean_high": 0.19}
     scores = dict(zip(patients, [0.14, 0.15, 0.16, 0.15, 0.14, 0.09], strict=True))
-    pair = {"head": "density", "score": "pcc_slide_mean", "difference": 0.038, "method": "t", "n_patients": 6}
-    pair |= {"wins": 5, "losses": 1, "low": 0.012, "high": 0.065}
-    steady = run("ridge", scores, **limits, difference_from_control=pair)
-    shaky = run("ridge", scores, **limits, difference_from_control={**pair, "low": -0.01, "high": 0.087})
+    steady = run("ridge", scores, **limits, difference_from_control=pair("density", 0.038, 0.012, 0.065))
+    shaky = run("ridge", scores, **limits, difference_from_control=pair("density", 0.038, -0.01, 0.087))
 
     sure, unsure = (verdict(standings(comparison(head, control))[0]) for head in (steady, shaky))
 
@@ -227,14 +324,14 @@ def test_from_five_patients_on_the_interval_of_the_difference_decides():
     assert "(95 % interval 0.110 to 0.190 over 6 patients)" in sure.sentence
     assert "0.038 above the best control, density (0.100)." in sure.sentence
     assert sure.notes[0] == (
-        "The difference from density: 95 % interval of the difference +0.012 to +0.065; Student's t over 6 patients. "
-        "It is better than every control for 5 of 6 patients."
+        "The difference from density is 0.038 (95 % interval +0.012 to +0.065, Student's t over 6 patients). "
+        "ridge is better than every control for 5 of 6 patients."
     )
     assert unsure.outcome == "unclear"
     assert "The interval includes 0: the difference may be chance." in unsure.notes[0]
     read = Reader(report_html(comparison(steady, control)))
     assert [tag["class"] for tag in read.of("line")].count("interval") == 1
-    assert "0.110 to 0.190" in read.row("ridge")[1][1]
+    assert "0.110 to 0.190" in read.row("ridge")[1][3]
 
 
 def test_without_controls_or_heads_nothing_is_claimed():
@@ -273,7 +370,10 @@ def test_each_protocol_backbone_and_set_of_views_has_its_own_leaderboard():
     assert [[row.label for row in board.controls] for board in boards] == [[], ["coordinates"], ["coordinates"]]
     page = report_html(comparison(RIDGE, slide, protocols=(STRICT_SLIDE, STRICT)))
     assert (
-        page.index('id="board-1"') < page.index("strict-slide · stain-texture · 20x</h2>") < page.index('id="board-2"')
+        page.index('id="board-1"')
+        < page.index("strict-slide: tested on slides left out, their patients known</h2>")
+        < page.index('id="board-2"')
+        < page.index("strict: tested on patients left out</h2>")
     )
 
 
@@ -375,10 +475,9 @@ def test_maps_are_shown_side_by_side_with_words():
     read = Reader(report_html(comparison(*USUAL, maps=(gene_map(), gene_map(gene="FASN", role="median gene")))))
 
     assert [image["alt"] for image in read.of("img")] == [
-        "Measured, ERBB2 on slide C2",
-        "Predicted, ERBB2 on slide C2",
-        "Measured, FASN on slide C2",
-        "Predicted, FASN on slide C2",
+        f"{caption}, {gene} on slide C2"
+        for gene in ("ERBB2", "FASN")
+        for caption in ("Measured", "Predicted, same colours", "Predicted, own colours")
     ]
     assert "Best gene: ERBB2" in read.text
     assert "Pearson 0.612" in read.text
@@ -411,7 +510,7 @@ def test_the_terminal_shows_every_score_whole_and_names_literally(width):
     assert "[red]odd" in shown
     assert "-0.234 to -0.123" in shown
     assert "…" not in shown
-    assert "controls: the floor" in shown
+    assert "controls to exceed" in " ".join(shown.split())
     assert "0.100 above the best control" in " ".join(shown.split())
     assert max(map(len, lines)) <= width
     assert ("HVG-50" in shown) == (width == 120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_a_map_puts_spots_where_they_are_with_y_downward():
     low_left = np.array([[0.0, 0.0], [800.0, 0.0], [0.0, 800.0], [800.0, 800.0]])
     shown = gene_map(center_um=low_left, measured=np.array([0.0, 0.0, 1.0, 0.0]), predicted=np.zeros(4))
 
-    pixels = decode(map_pictures(shown).measured).astype(int)
+    pixels = decode(map_pictures(shown)["Measured"]).astype(int)
 
     # Viridis ends in yellow (253, 231, 37): only the spot at x = 0, y = 800 um has it, the colour bar below apart.
     field = shown_field(low_left)
@@ -60,14 +61,50 @@ def test_the_tissue_shows_the_same_field_as_the_maps():
 
     pictures = map_pictures(shown)
 
-    pixels = decode(pictures.tissue).astype(int)
+    assert list(pictures) == ["Tissue and spots", "Measured", "Predicted, same colours", "Predicted, own colours"]
+    pixels = decode(pictures["Tissue and spots"]).astype(int)
     field = shown_field(center_um)
     px_per_um = pixels.shape[1] / field.width
-    purple = pixels[:, :, 1] < 60
+    purple = (pixels[:, :, 1] < 60) & (pixels[:, :, 0] > 80)  # and no outline of a spot
     top_px = np.nonzero(purple[:, -5])[0].min()
     left_px = np.nonzero(purple[top_px + 60])[0].min()
     assert top_px / px_per_um + field.top == pytest.approx(1000.0, abs=20.0)
     assert left_px / px_per_um + field.left == pytest.approx(1000.0, abs=20.0)
+
+
+def test_the_tissue_panel_shows_every_spot_at_its_place():
+    """The two pictures differ in the outlines alone: those of the second spot are where its centre and size say."""
+    white, centers = np.full((60, 60, 3), 255, dtype=np.uint8), np.array([[500.0, 500.0], [900.0, 500.0]])
+    values = np.zeros(2)
+    shown = gene_map(center_um=centers, measured=values, predicted=values, thumbnail=white, thumbnail_um_per_px=25.0)
+
+    pixels = decode(map_pictures(shown)["Tissue and spots"]).astype(int)
+
+    field = shown_field(centers)
+    px_per_um = pixels.shape[1] / field.width
+    left_px, top_px, radius_px = (side * px_per_um for side in (900 - field.left, 500 - field.top, 0.9 * 400 / 2))
+    dark = pixels.max(axis=2) < 120
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    on_ring = [
+        dark[round(top_px + radius_px * np.sin(a)) - 2 :, round(left_px + radius_px * np.cos(a)) - 2 :][:5, :5].any()
+        for a in angles
+    ]
+    assert all(on_ring)
+    assert not dark[round(top_px) - 9 : round(top_px) + 9, round(left_px) - 9 : round(left_px) + 9].any()
+
+
+def test_measured_and_predicted_share_their_colours_and_the_unit_is_on_the_bars():
+    rng = np.random.default_rng(0)
+    one = gene_map(measured=rng.uniform(0, 4, 48), predicted=rng.uniform(1, 2, 48))
+    plain, named = map_pictures(one), map_pictures(dataclasses.replace(one, unit="log1p of counts per 10,000"))
+
+    # Each bar is at the bottom: same limits give the same strip, and the unit is written below it.
+    bars = {caption: decode(uri)[-110:] for caption, uri in plain.items()}
+    np.testing.assert_array_equal(bars["Measured"], bars["Predicted, same colours"])
+    assert (bars["Measured"] != bars["Predicted, own colours"]).any()
+    for caption, uri in named.items():
+        ink = [(decode(picture)[-26:].max(axis=2) < 100).sum() for picture in (uri, plain[caption])]
+        assert ink[0] > ink[1] + 100, caption
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_the_ceiling_is_no_line_above_another_score():
 def test_without_details_or_ceiling_the_report_is_as_before():
     read = Strict(report_html(dataclasses.replace(USUAL, details=(), ceilings=())))
 
-    assert "Scores by fold" in read.text
+    assert "Every score of every head" in read.text
     for words in ("Scores by gene", "Scores by slide", "Calibration", "ceiling"):
         assert words not in read.text
 
@@ -170,6 +170,13 @@ def test_boxes_over_genes_are_percentiles():
     )
     assert words[1].startswith("knn: median gene 0.150,")  # the gene without a score is left out
     assert len(words) == 3
+
+
+def test_the_number_beside_every_plot_is_that_of_the_table():
+    read = re.findall(r'<div class="plot-label">(.*?)</div>.*?<div class="plot-value">(.*?)</div>', report_html(USUAL))
+
+    # By gene, then by slide; the axis of each has no label.
+    assert [pair for pair in read if pair[0]] == [("ridge", "0.350"), ("knn", "0.250"), ("density", "0.100")] * 2
 
 
 def test_slides_are_dots_and_the_lowest_is_named():
@@ -241,7 +248,7 @@ def test_heads_are_ranked_by_the_score_that_the_protocol_names():
     assert board.heads[0].interval == (0.55, 0.65)
     assert board.floor == 0.412
     assert board.heads[0].per_patient == {}  # patients' scores are within slides, and no spread of this one
-    assert "Ranked by pooled: pooled over spots." in read.text
+    assert "Ranked by pooled: pooled over spots. 1 is perfect" in read.text
     assert [column.header for column in table.columns][:5] == ["head", "pooled", "95 % interval", "PCC", "median"]
     with pytest.raises(ProtocolError, match="higher is better; mse is none"):
         standings(dataclasses.replace(ranked, protocols=(dataclasses.replace(STRICT, score="mse"),)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import anndata
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from tissuary.featurize.synthetic import CohortSpec, write_cohort, write_spec
 from tissuary.featurize.synthetic.fields import MAP_UM, ring_means, smooth_field
-from tissuary.featurize.synthetic.pyramid import write_pyramid
+from tissuary.featurize.synthetic.pyramid import SYNTHETIC_SOFTWARE, is_synthetic, write_pyramid
 from tissuary.featurize.synthetic.tissue import (
     LATENTS,
     array_centers_um,
@@ -24,6 +25,7 @@ from tissuary.featurize.synthetic.tissue import (
     spots_on_tissue,
 )
 from tissuary.store.errors import CohortError
+from tissuary.store.slide_file import SlideRecord, read_slide, write_slide
 
 SPEC = CohortSpec(patients=2, slides_per_patient=1, seed=3, spots_per_side=6, n_genes=80)
 SLIDES = ("P01-S1", "P02-S1")
@@ -214,3 +216,18 @@ def test_the_mean_of_a_plane_over_a_ring_is_its_value_at_the_centre(x, y, inner,
 def test_too_small_a_cohort_is_refused(tmp_path):
     with pytest.raises(CohortError, match=r"spots_per_side=1 cannot be made: give 3 or more"):
         write_cohort(tmp_path, spots_per_side=1)
+
+
+def test_a_synthetic_picture_says_so_and_the_slide_file_too(tmp_path):
+    rgb = np.full((300, 300, 3), 200, dtype=np.uint8)
+    drawn, scanned, photo = (tmp_path / name for name in ("drawn.tif", "scanned.tif", "photo.png"))
+    write_pyramid(drawn, rgb, mpp=0.5, software=SYNTHETIC_SOFTWARE)
+    write_pyramid(scanned, rgb, mpp=0.5, software="a scanner")
+    photo.write_bytes(b"\x89PNG\r\n\x1a\n")
+    renamed = drawn.rename(tmp_path / "tumour.tif")
+    assert [is_synthetic(path) for path in (renamed, scanned, photo, tmp_path)] == [True, False, False, False]
+
+    record = SlideRecord("s", "P", 300, 300, 0.5, "manifest", {}, "tumour.tif", "0", "tests", synthetic=True)
+    for one in (record, dataclasses.replace(record, slide_id="t", synthetic=False)):
+        write_slide(tmp_path / f"{one.slide_id}.h5", one, thumbnail=rgb)
+        assert read_slide(tmp_path / f"{one.slide_id}.h5") == one

@@ -15,7 +15,7 @@ from ...store.arrays import Floats, Ints, Strings
 from ...store.errors import CohortError
 from ...store.expression import names_index
 from .expression import Counts, GeneModel, draw_counts, draw_genes, draw_offset
-from .pyramid import write_pyramid
+from .pyramid import SYNTHETIC_SOFTWARE, write_pyramid
 from .render import render_section
 from .stain import draw_stain, vary_stain
 from .tissue import (
@@ -191,7 +191,8 @@ def _write_slide(out: Path, spec: CohortSpec, section: _Section, genes: GeneMode
 def _write_picture(path: Path, spec: CohortSpec, section: _Section, tissue: Tissue) -> None:
     rng = spec.rng(_PICTURE, section.patient, section.number)
     stain = vary_stain(draw_stain(spec.rng(_PATIENT, section.patient, 0)), rng)
-    write_pyramid(path, render_section(tissue, stain, mpp=MPP, rng=rng), mpp=MPP)
+    picture = render_section(tissue, stain, mpp=MPP, rng=rng)
+    write_pyramid(path, picture, mpp=MPP, software=SYNTHETIC_SOFTWARE)
 
 
 def _barcodes(array: Ints) -> Strings:

@@ -1,7 +1,8 @@
-"""Writing a picture as a pyramidal TIFF that slide readers take for a scan."""
+"""Pyramidal TIFF files that slide readers take for scans, and the mark of those whose picture is synthetic."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from ...store.arrays import Pixels
 
 TILE_PX = 256
 QUALITY = 85
+SYNTHETIC_SOFTWARE = "tissuary synthetic cohort"
+"""Tag Software of a synthetic picture: it travels with the file, whatever the file is called."""
 
 
-def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512, factor: int = 2) -> None:
+def write_pyramid(
+    path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512, factor: int = 2, software: str | None = None
+) -> None:
     """Write tiled JPEG levels, each a whole factor smaller than the one before, as pages of one TIFF.
 
     OpenSlide reads it as `generic-tiff`: whole pages marked as reduced images, and the resolution in pixels per
@@ -31,6 +36,8 @@ def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512
         No level is made whose longer side would be shorter than this.
     factor
         Downsample between levels; scanners use 2 or 4.
+    software
+        The tag Software; none where None.
     """
     import tifffile
 
@@ -49,11 +56,25 @@ def write_pyramid(path: Path, rgb: Pixels, *, mpp: float, smallest_px: int = 512
                 resolutionunit="CENTIMETER",
                 subfiletype=1 if level else 0,
                 metadata=None,
-                software=False,
+                software=software or False,
                 maxworkers=1,
             )
             rgb = _reduced(rgb, factor)
             level += 1
+
+
+def is_synthetic(path: Path) -> bool:
+    """Return whether an image says in its tag Software that its picture is synthetic; False for what is no TIFF."""
+    import tifffile
+
+    if path.is_dir():
+        return False
+    try:
+        with tifffile.TiffFile(path) as file:
+            tag = file.pages[0].tags.get("Software")
+    except (OSError, ValueError, LookupError, struct.error):  # no TIFF, or one that only another reader understands
+        return False
+    return tag is not None and tag.value == SYNTHETIC_SOFTWARE
 
 
 def _tiles(rgb: Pixels) -> Iterator[Pixels]:

@@ -22,10 +22,11 @@ from .head_detail import head_details
 from .preparation import Prepared, prepare_cohort
 from .protocol_ceiling import protocol_ceilings
 from .protocol_record import Protocol
-from .provenance import provenance
+from .provenance import provenance, synthetic_sentence
 from .results import Results, line_of
 from .side_by_side import train_groups
 from .splits import patient_warnings
+from .target_rules import TARGET_RULES
 
 __all__ = ["CompareOptions", "Progress", "compare"]
 
@@ -64,18 +65,26 @@ def compare(
         raise ProtocolError("; ".join(f"{name}: {reason}" for name, reason in results.impossible.items()))
     results.add_aggregates()
     ran = tuple(one.protocol for one in plan.plans if one.protocol.name not in results.impossible)
-    maps = gene_maps(store, results.records, results.held_out, genes=options.genes, score=ran[0].score)
+    unit = TARGET_RULES[ran[0].target].unit
+    maps = gene_maps(store, results.records, results.held_out, genes=options.genes, score=ran[0].score, unit=unit)
+    origin = provenance(store, plan.table, plan.sets, options=options)
+    synthetic = synthetic_sentence(origin)
     missing = (*_missing_controls(results), *genes_without_map(options.genes, maps))
     return Comparison(
         protocols=ran,
         records=tuple(results.records),
-        warnings=(*patient_warnings(plan.table.patient_ids), *plan.warnings, *missing),
+        warnings=(
+            *((synthetic,) if synthetic else ()),
+            *patient_warnings(plan.table.patient_ids),
+            *plan.warnings,
+            *missing,
+        ),
         skipped=(
             *((f"every head ({name})", reason) for name, reason in results.impossible.items()),
             *((f"{line[-1]} ({line[0]})", reason) for line, reason in results.skipped.items()),
         ),
         maps=maps,
-        provenance=provenance(store, plan.table, plan.sets, options=options),
+        provenance=origin,
         folds=results.folds,
         details=head_details(results.held_out),
         ceilings=protocol_ceilings(ran, SpotCounts.of(plan.table), results.held_out, seed=options.seed),

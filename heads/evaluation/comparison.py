@@ -36,6 +36,8 @@ class GeneMap:
         The slide in small, of shape (height, width, 3), or None.
     thumbnail_um_per_px
         Its scale; None where there is no thumbnail.
+    unit
+        Of measured and predicted values, as the colour bars say it.
 
     Raises
     ------
@@ -53,6 +55,7 @@ class GeneMap:
     head: str
     thumbnail: Pixels | None = None
     thumbnail_um_per_px: float | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.center_um)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...store.errors import HeadError
-from ..contract import Head, reads_tokens
+from ..contract import Head, options_of, reads_tokens
 from ..registry import HEADS, HeadEntry, make_head, parse_options, resolve_heads, takes_seed
 from .protocol_record import Protocol
 
@@ -80,6 +81,37 @@ def contestants(names: Sequence[str], protocol: Protocol) -> tuple[Contestant, .
     added = [Contestant(head, mode) for head, mode in protocol.modes if head in heads]
     controls = [Contestant(name) for name, entry in HEADS.items() if entry.control]
     return tuple(dict.fromkeys([*map(Contestant, heads), *modes, *added, *controls]))
+
+
+def changed_options(head: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of a record that differ from the head's defaults, nested ones by their last name.
+
+    Parameters
+    ----------
+    head
+        Its name; all options are returned of a head that is not in the registry.
+    options
+        As in `Record["options"]`. Mode and seed are left out: they are fields of their own.
+    """
+    usual = _flat(options_of(make_head(head))) if head in HEADS else {}
+    changed = {
+        name: value for name, value in _flat(options).items() if name not in usual or _json(value) != _json(usual[name])
+    }
+    return {name.rpartition(".")[2]: value for name, value in changed.items() if name not in ("mode", "seed")}
+
+
+def _flat(options: Mapping[str, object], *, within: str = "") -> dict[str, object]:
+    """Options with nested ones under dotted names, these first: an option's own value stands over a group's."""
+    nested: dict[str, object] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            nested |= _flat(value, within=f"{within}{name}.")
+    return nested | {f"{within}{name}": value for name, value in options.items() if not isinstance(value, Mapping)}
+
+
+def _json(value: object) -> str:
+    """A value as text that is the same for a tuple and a list: cells read from disk hold lists."""
+    return json.dumps(value, default=str)
 
 
 def _parsed(name: str) -> Contestant:

@@ -8,20 +8,19 @@ import numpy as np
 
 from ...store.arrays import Floats
 from .detail import HeadDetail
-from .leaderboard_rows import Row
-from .numerals import score_text
+from .leaderboard_rows import HEADLINE_FIELD, Row
+from .numerals import number, score_text
 from .score_plot import Axis, axis_of, axis_row, dot, plot_row, zero_line
 from .standings import Standing
 
 PERCENTILES = (5, 25, 50, 75, 95)
+VALUE_KEY = '<span class="key">on the right the within-slide PCC, averaged over test slides</span>'
 GENE_LEGEND = (
     '<p class="legend"><span class="key">▬ half of the genes</span> <span class="key">― 5th to 95th percentile</span> '
-    '<span class="key">┃ median gene, and its score on the right</span></p>'
+    f'<span class="key">┃ median gene</span> {VALUE_KEY}</p>'
 )
-SLIDE_LEGEND = (
-    '<p class="legend"><span class="key">● one test slide, mean over genes; its name when pointed at</span> '
-    '<span class="key">on the right the lowest slide</span></p>'
-)
+SLIDE_KEY = "● one test slide, mean over genes; its name when pointed at"
+SLIDE_LEGEND = f'<p class="legend"><span class="key">{SLIDE_KEY}</span> {VALUE_KEY}</p>'
 
 
 def gene_plot(standing: Standing) -> str:
@@ -61,7 +60,7 @@ def _box(row: Row, detail: HeadDetail, axis: Axis) -> str:
         f"{row.label}: median gene {score_text(levels[2])}, half of the genes from {score_text(levels[1])} to "
         f"{score_text(levels[3])}, 5th to 95th percentile {score_text(levels[0])} to {score_text(levels[4])}"
     )
-    return plot_row(row.label, row.kind, marks, words=words, value=score_text(levels[2]))
+    return plot_row(row.label, row.kind, marks, words=words, value=_value(row))
 
 
 def _dots(row: Row, detail: HeadDetail, axis: Axis) -> str:
@@ -75,7 +74,12 @@ def _dots(row: Row, detail: HeadDetail, axis: Axis) -> str:
     words = (
         f"{row.label}: {len(known)} slides, lowest {worst} {score_text(lowest)}, highest {best} {score_text(highest)}"
     )
-    return plot_row(row.label, row.kind, marks, words=words, value=score_text(lowest))
+    return plot_row(row.label, row.kind, marks, words=words, value=_value(row))
+
+
+def _value(row: Row) -> str:
+    """The same number in every plot of a row, as in the table of scores."""
+    return score_text(number(row.aggregate, HEADLINE_FIELD))
 
 
 def _percentiles(values: Floats) -> Sequence[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ def gene_maps(
     *,
     genes: Sequence[str] = (),
     score: str = HEADLINE_FIELD,
+    unit: str = "",
 ) -> tuple[GeneMap, ...]:
     """Maps of the best head that is no control, under the first protocol.
 
@@ -59,6 +60,8 @@ def gene_maps(
         To show besides; those that no fold predicts are left out, and `genes_without_map` names them.
     score
         The field by which the first protocol ranks.
+    unit
+        Of measured and predicted values.
     """
     whole = [r for r in records if r["fold"] == "all" and not r["control"] and np.isfinite(_score(r, score))]
     if not whole:
@@ -75,7 +78,8 @@ def gene_maps(
         return ()
     shown = [("best gene", ranked[0]), ("median gene", ranked[len(ranked) // 2])]
     shown += [("chosen gene", gene) for gene in dict.fromkeys(genes) if gene in known]
-    return tuple(_map(store, held, gene, known[gene], role=role, head=line[-1]) for role, gene in shown)
+    drawn = [_map(store, held, gene, known[gene], role=role, head=line[-1]) for role, gene in shown]
+    return tuple(replace(one, unit=unit) for one in drawn)
 
 
 def genes_without_map(genes: Sequence[str], maps: Sequence[GeneMap]) -> tuple[str, ...]:

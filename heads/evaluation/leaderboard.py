@@ -17,7 +17,7 @@ from .verdict import verdict
 WIDE = 104
 NARROW_SCORES = ("pcc_slide_mean", "pcc_pooled", "pcc_heg50", "mse")
 WIDE_SCORES = ("pcc_slide_mean", "pcc_slide_median", "pcc_pooled", "pcc_heg50", "pcc_hvg50", "mse")
-GROUP_TITLES = {"control": "controls: the floor", "diagnostic": "diagnostics"}
+GROUP_TITLES = {"control": "controls to exceed", "diagnostic": "diagnostics"}
 
 
 def leaderboard_tables(comparison: Comparison, *, width: int = 80) -> tuple[Table, ...]:
@@ -49,7 +49,9 @@ def _table(standing: Standing, shown: tuple[str, ...]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("head", overflow="fold", min_width=12)
-    titles = [short_name(standing.score), _spread_title(standing), *map(short_name, scores), "fit"]
+    intervals = any(row.interval for row in standing.rows)
+    spread = "95 % interval" if intervals else "folds"
+    titles = [short_name(standing.score), spread, *map(short_name, scores), "fit CPU"]
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for rows in (standing.heads, standing.controls, standing.diagnostics):
@@ -57,21 +59,18 @@ def _table(standing: Standing, shown: tuple[str, ...]) -> Table:
         if group is not None:
             table.add_row(Text(group, style="italic"))
         for row in rows:
-            table.add_row(*_cells(row, scores), style=_style(row, standing))
+            table.add_row(*_cells(row, scores, intervals=intervals), style=_style(row, standing))
         table.add_section()
     return table
 
 
-def _cells(row: Row, scores: tuple[str, ...]) -> list[Text]:
-    spread = row.interval or row.fold_range or (None, None)
+def _cells(row: Row, scores: tuple[str, ...], *, intervals: bool) -> list[Text]:
+    """A row's cells; the spread is the interval in all rows or the range of folds in all."""
+    spread = (row.interval if intervals else row.fold_range) or (None, None)
     cells = [row.label, score_text(row.score), range_text(*spread)]
     cells += [score_text(number(row.aggregate, field)) for field in scores]
-    cells.append(seconds_text(number(row.aggregate, "fit_seconds")))
+    cells.append(seconds_text(number(row.aggregate, "fit_cpu_seconds")))
     return [Text(cell) for cell in cells]
-
-
-def _spread_title(standing: Standing) -> str:
-    return "95 % interval" if any(row.interval for row in standing.rows) else "folds"
 
 
 def _style(row: Row, standing: Standing) -> str:

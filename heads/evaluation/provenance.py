@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ def provenance(store: Store, table: Table, sets: Sequence[FeatureSet], *, option
         "command": command(store, options),
         "spots": len(table),
         "slides": len(table.slide_ids),
+        "synthetic_slides": [slide for slide in table.slide_ids if store.slide(slide).synthetic],
         "patches": options.patches,
         "fingerprints": {key: header.fingerprint for key, header in headers.items()},
         "licences": {FeatureKey.parse(key).encoder: header.record.get("licence") for key, header in headers.items()},
@@ -37,6 +38,25 @@ def provenance(store: Store, table: Table, sets: Sequence[FeatureSet], *, option
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def synthetic_sentence(provenance: Mapping[str, object]) -> str | None:
+    """Return what synthetic slides mean for the scores; None without any.
+
+    Parameters
+    ----------
+    provenance
+        Of a comparison: "slides" is their number, "synthetic_slides" the ids of those whose picture is synthetic.
+    """
+    synthetic, slides = provenance.get("synthetic_slides"), provenance.get("slides")
+    if not isinstance(synthetic, list) or not synthetic:
+        return None
+    if len(synthetic) == slides:
+        return (
+            f"A program drew all {slides} slides and their counts: scores show that the software works, and nothing "
+            "of real tissue."
+        )
+    return f"A program drew {len(synthetic)} of {slides} slides and their counts: {', '.join(map(str, synthetic))}."
 
 
 def command(store: Store, options: CompareOptions) -> str:

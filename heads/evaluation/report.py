@@ -10,25 +10,44 @@ from .comparison import Comparison, GeneMap
 from .licences import licence_sentences
 from .numerals import count_text, number, plural, score_text
 from .protocol_words import protocol_sentences, recorded_preprocessing
+from .provenance import synthetic_sentence
 from .report_details import calibration_part, ceiling_words, distributions, slide_level_words
 from .report_page import box, bullets, escaped, facts, folded, page, paragraph, section
 from .report_plots import map_pictures
-from .report_tables import all_scores_table, folds_table, leaderboard_table, patients_table, skipped_table
-from .score_plot import score_plot
+from .report_tables import (
+    all_scores_table,
+    folds_table,
+    leaderboard_table,
+    options_table,
+    patients_table,
+    skipped_table,
+)
+from .score_plot import score_legend
 from .score_words import ranking_words, short_name
 from .standings import Standing, standings
-from .verdict import verdict
+from .verdict import Verdict, verdict
 
 OUTCOME_WORDS = {
-    "beats": "above the floor",
+    "beats": "above the controls",
     "ahead": "ahead, too few patients to settle",
     "unclear": "not settled",
-    "fails": "not above the floor",
+    "fails": "not above the controls",
 }
+SPLIT_TITLES = {
+    "patient": "tested on patients left out",
+    "slide": "tested on slides left out, their patients known",
+    "slide-kfold": "tested on slides left out, whoever their patients are",
+    "slide-shuffle": "tested on slides left out, whoever their patients are",
+    "one-slide-a-patient": "tested on slides left out, their patients known",
+}
+OPENING = (
+    "Heads predict gene expression from image features. Controls hardly see the tissue: only what a head scores above "
+    "them is read from the picture."
+)
 COLOUR_NOTE = (
-    "Each map has its own colours, from the 1st to the 99th percentile of its values, since predictions span less "
-    "than counts do: compare the patterns by colour and the sizes by the numbers under the bars. Spots are held out: "
-    "the head has not seen this slide."
+    "Measured and predicted values share one colour scale, from the 1st to the 99th percentile of both, in the units "
+    "under the bars. Predictions span less than counts do, so the last map shows them again in colours of their own. "
+    "Spots are held out: the head has not seen this slide."
 )
 ROLE_NOTES = {
     "best gene": "predicted best of all, chosen with the test counts known: what is possible at most",
@@ -70,13 +89,21 @@ def write_report(comparison: Comparison, path: Path) -> Path:
 
 
 def report_html(comparison: Comparison) -> str:
-    """Return the report of a comparison as one HTML document."""
+    """Return the report of a comparison as one HTML document.
+
+    Its first screen is the conclusion and the leaderboard of the first protocol with its plot; what limits the
+    conclusion, maps and details follow.
+    """
     boards = standings(comparison)
     body = _opening(comparison, boards)
-    body += box("Before you quote these numbers", comparison.warnings, style="warning")
-    for index, standing in enumerate(boards):
-        body += _board(standing, anchor=f"board-{index + 1}")
+    for index, standing in enumerate(boards, start=1):
+        body += section(_title(standing), _board(standing), anchor=f"board-{index}")
+    # That data are synthetic stands on top already.
+    limits = [words for words in comparison.warnings if words != synthetic_sentence(comparison.provenance)]
+    body += box("Before you quote these numbers", limits, style="warning")
     body += section("Measured and predicted", _maps(comparison.maps), anchor="maps")
+    for index, standing in enumerate(boards, start=1):
+        body += section(f"Details of {standing.protocol_name}", _details(standing), anchor=f"details-{index}")
     body += section("Skipped heads", skipped_table(comparison.skipped), anchor="skipped")
     licences = bullets(licence_sentences(comparison.provenance))
     body += section("Licences that apply", licences, anchor="licences")
@@ -85,41 +112,55 @@ def report_html(comparison: Comparison) -> str:
 
 
 def _opening(comparison: Comparison, boards: Sequence[Standing]) -> str:
-    """Title, then one verdict per leaderboard."""
-    named = [str(comparison.provenance[name]) for name in ("store", "date") if comparison.provenance.get(name)]
-    opening = '<header><p class="brand">tissuary</p><h1>Expression heads compared</h1>'
-    opening += paragraph(" · ".join(named), style="subtitle") if named else ""
-    for index, standing in enumerate(boards):
-        said = verdict(standing)
-        link = f'<a href="#board-{index + 1}">{escaped(_title(standing))}</a>'
-        opening += (
-            f'<div class="verdict {said.outcome}"><p class="where"><span class="outcome">{OUTCOME_WORDS[said.outcome]}'
-            f"</span> {link}</p>{paragraph(said.sentence, style='sentence')}{paragraph(' '.join(said.notes))}</div>\n"
-        )
-    return opening + ("" if boards else paragraph("Nothing was compared.")) + "</header>\n"
+    """Title, what is compared, whether the data are synthetic, and a link to each of several leaderboards."""
+    named = [escaped(comparison.provenance[name]) for name in ("store", "date") if comparison.provenance.get(name)]
+    opening = f'<header><p class="brand">{" · ".join(["<strong>tissuary</strong>", *named])}</p>'
+    opening += "<h1>Expression heads compared</h1>"
+    opening += paragraph(OPENING, style="subtitle") if boards else paragraph("Nothing was compared.")
+    synthetic = synthetic_sentence(comparison.provenance)
+    opening += f'<p class="synthetic"><strong>Synthetic data.</strong> {escaped(synthetic)}</p>' if synthetic else ""
+    links = "".join(
+        f'<li><a href="#board-{index}">{escaped(standing.protocol_name)} · {escaped(_features(standing))}</a> '
+        f"{_outcome(verdict(standing))}</li>"
+        for index, standing in enumerate(boards, start=1)
+    )
+    return opening + (f'<ul class="boards">{links}</ul>' if len(boards) > 1 else "") + "</header>\n"
 
 
-def _board(standing: Standing, *, anchor: str) -> str:
-    """One leaderboard: sizes, table, plots, folds and patients, and the protocol in words."""
+def _outcome(said: Verdict) -> str:
+    return f'<span class="outcome {said.outcome}">{OUTCOME_WORDS[said.outcome]}</span>'
+
+
+def _board(standing: Standing) -> str:
+    """The conclusion of one leaderboard, its table with the plot, and what the score is."""
+    said, protocol = verdict(standing), standing.protocol
+    body = (
+        f'<div class="verdict {said.outcome}"><p class="sentence">{_outcome(said)} {escaped(said.sentence)}</p>'
+        f"{bullets(said.notes)}</div>\n"
+    )
+    body += leaderboard_table(standing) + score_legend(standing)
+    words = [ranking_words(protocol)] if protocol is not None else []
+    return body + paragraph(" ".join([*words, _sizes(standing)]), style="sizes")
+
+
+def _details(standing: Standing) -> str:
+    """What a protocol leaks, how scores spread over genes and slides, calibration, and every number in tables."""
     protocol = standing.protocol
-    body = paragraph(_sizes(standing), style="sizes")
-    body += paragraph(ranking_words(protocol), style="sizes") if protocol is not None else ""
-    body += leaderboard_table(standing)
+    body = ""
     if protocol is not None:
         body += box("What this protocol leaks", protocol.leaks, style="leak")
         body += box("Adapted", [protocol.adapted] if protocol.adapted else [], style="declared")
-    body += slide_level_words(standing)
-    body += f"<h3>Scores by fold</h3>{score_plot(standing)}{ceiling_words(standing)}"
+    body += slide_level_words(standing) + ceiling_words(standing)
     body += distributions(standing) + calibration_part(standing)
     name = short_name(standing.score)
     tables = {
         "Every score of every head": all_scores_table(standing),
         f"{name} of every fold": folds_table(standing),
-        f"{name} of every patient": patients_table(standing),
+        f"{name} of every patient, averaged over the patient's slides": patients_table(standing),
+        "Options, size and cost of every head": options_table(standing),
         f"The protocol {standing.protocol_name} in words": _protocol_words(standing),
     }
-    body += "".join(folded(title, table) for title, table in tables.items() if table)
-    return section(_title(standing), body, anchor=anchor)
+    return body + "".join(folded(title, table) for title, table in tables.items() if table)
 
 
 def _protocol_words(standing: Standing) -> str:
@@ -133,21 +174,27 @@ def _protocol_words(standing: Standing) -> str:
 
 
 def _title(standing: Standing) -> str:
-    return f"{standing.protocol_name} · {standing.backbone} · {standing.views}"
+    how = SPLIT_TITLES.get(standing.protocol.split) if standing.protocol is not None else None
+    return f"{standing.protocol_name}: {how}" if how else standing.protocol_name
+
+
+def _features(standing: Standing) -> str:
+    return f"{standing.backbone} at {standing.views}"
 
 
 def _sizes(standing: Standing) -> str:
-    """Say how much evidence there is, as the first row records it."""
-    parts = [plural(len(standing.heads), "head"), plural(len(standing.controls), "control")]
+    """Return how much evidence there is, as the first row records it."""
+    parts = [f"Features: {_features(standing)}"]
     if standing.rows:
         row = standing.rows[0]
-        patients, genes = len(row.per_patient), number(row.aggregate, "panel_size")
+        slides, genes = number(row.aggregate, "n_slides"), number(row.aggregate, "panel_size")
         spots = [size for fold in row.folds if (size := number(fold, "n_test")) is not None]
         parts += [plural(len(row.folds), "fold")] if row.folds else []
-        parts += [plural(patients, "patient")] if patients else []
+        parts += [plural(len(row.per_patient), "patient")] if row.per_patient else []
+        parts += [plural(round(slides), "test slide")] if slides else []
         parts += [f"{count_text(sum(spots))} test spots"] if spots else []
         parts += [f"{count_text(genes)} genes"] if genes is not None else []
-    return " · ".join(parts)
+    return " · ".join(parts) + "."
 
 
 def _maps(maps: Sequence[GeneMap]) -> str:
@@ -166,11 +213,9 @@ def _map(gene_map: GeneMap) -> str:
     if not len(gene_map.center_um):
         return title + paragraph("This slide has no spots to show.")
     pictures = map_pictures(gene_map)
-    shown = [("Measured", pictures.measured), ("Predicted", pictures.predicted)]
-    shown += [("Tissue", pictures.tissue)] if pictures.tissue is not None else []
     figures = "".join(
         f'<figure><img src="{uri}" alt="{escaped(f"{name}, {gene_map.gene} on slide {gene_map.slide_id}")}">'
         f"<figcaption>{name}</figcaption></figure>"
-        for name, uri in shown
+        for name, uri in pictures.items()
     )
     return f'{title}<div class="maps">{figures}</div>\n'

@@ -12,6 +12,7 @@ from .numerals import number, score_text
 from .protocol_record import Protocol
 from .report_page import escaped, folded, paragraph
 from .standings import Standing
+from .target_rules import TARGET_RULES
 
 # A pooled score below this of a head that cannot tell spots apart is chance.
 POOLED_WORTH_SAYING = 0.02
@@ -103,15 +104,21 @@ def calibration_part(standing: Standing) -> str:
     if not figures:
         return ""
     words = (
-        f"Measured against predicted values of {row.label} in the target's units, over all test spots and genes, in "
-        f"{SHOWN_BINS} bins of about as many values; on the dashed line both are equal. Where it predicts one unit "
-        f"above its slide's mean, {score_text(detail.within.slope)} units above are measured: below 1 predictions "
-        "exaggerate, above 1 they are timid. Whole values hold the levels of genes and slides as well: their slope is "
+        f"Measured against predicted values of {row.label} in {_unit(standing.protocol)}, over all test spots and "
+        f"genes, in {SHOWN_BINS} bins of about as many values; on the dashed line both are equal. Where it predicts "
+        f"one unit above its slide's mean, {score_text(detail.within.slope)} units above are measured: below 1 "
+        "predictions exaggerate, above 1 they are timid. Whole values hold the levels of genes and slides as well: "
+        "their slope is "
         f"{score_text(detail.whole.slope)}."
     )
     return f'<h3>Calibration</h3>{paragraph(words, style="note")}<div class="pair">{figures}</div>\n' + folded(
         "Calibration slopes of every head", _slope_table(standing)
     )
+
+
+def _unit(protocol: Protocol | None) -> str:
+    rule = None if protocol is None else TARGET_RULES.get(protocol.target)
+    return "the target's units" if rule is None else rule.unit
 
 
 def _slope_table(standing: Standing) -> str:

@@ -28,7 +28,11 @@ COLOUR_PERCENTILES = (1.0, 99.0)
 # Heights beyond these, in widths, would leave the page; the field is padded, the aspect stays true.
 ASPECT_LIMITS = (0.45, 1.6)
 DEFAULT_SPOT_UM = 100.0
-BAR_HEIGHT_INCH = 0.42
+BAR_HEIGHT_INCH = 0.55
+# Diameter of a drawn spot, in distances to the nearest one.
+SPOT_SHARE = 0.9
+# A dark line on a light one is seen on pale stroma and on dark nuclei alike; widths in points.
+OUTLINES = (("white", 1.8), ("#111111", 0.7))
 # Below the spots, in widths: the scale bar stands there and hides none of them.
 SCALE_STRIP = 0.1
 
@@ -43,30 +47,28 @@ class Field:
     height: float
 
 
-@dataclass(frozen=True)
-class MapPictures:
-    """Data URIs of one gene's maps; `tissue` is None where there is no thumbnail."""
+def map_pictures(gene_map: GeneMap) -> dict[str, str]:
+    """Return pictures of the same field by their captions, as data URIs.
 
-    measured: str
-    predicted: str
-    tissue: str | None
-
-
-def map_pictures(gene_map: GeneMap) -> MapPictures:
-    """Draw the measured map, the predicted one, and the tissue, all of the same field.
+    The tissue comes first where there is a thumbnail, with the spots drawn on it. Measured and predicted values share
+    one colour scale; the last picture shows the predicted values in colours of their own.
 
     Parameters
     ----------
     gene_map
         With one spot at least.
     """
-    field = shown_field(gene_map.center_um)
-    tissue = None if gene_map.thumbnail is None else _tissue(gene_map, field)
-    return MapPictures(
-        measured=_spots(gene_map.center_um, gene_map.measured, field),
-        predicted=_spots(gene_map.center_um, gene_map.predicted, field),
-        tissue=tissue,
-    )
+    field, unit = shown_field(gene_map.center_um), gene_map.unit
+    shared = colour_range(np.concatenate([gene_map.measured, gene_map.predicted]))
+    own = colour_range(gene_map.predicted)
+    pictures = {} if gene_map.thumbnail is None else {"Tissue and spots": _tissue(gene_map, field)}
+    for caption, values, limits in (
+        ("Measured", gene_map.measured, shared),
+        ("Predicted, same colours", gene_map.predicted, shared),
+        ("Predicted, own colours", gene_map.predicted, own),
+    ):
+        pictures[caption] = _spots(gene_map.center_um, values, field, limits=limits, unit=unit)
+    return pictures
 
 
 def spot_spacing_um(center_um: Floats) -> float:
@@ -130,41 +132,40 @@ def colour_range(values: Floats) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _spots(center_um: Floats, values: Floats, field: Field) -> str:
+def _spots(center_um: Floats, values: Floats, field: Field, *, limits: tuple[float, float], unit: str) -> str:
     """Draw one value per spot as filled circles, with a colour bar below."""
     from matplotlib import colormaps
-    from matplotlib.collections import EllipseCollection
     from matplotlib.colors import Normalize
 
     figure, axes = _figure(field, below_inch=BAR_HEIGHT_INCH)
-    diameter = np.full(len(values), 0.9 * spot_spacing_um(center_um))
-    low, high = colour_range(values)
-    spots = EllipseCollection(
-        diameter,
-        diameter,
-        np.zeros(len(values)),
-        units="xy",  # sizes are um on the axes, so that circles keep their true size
-        offsets=center_um,
-        offset_transform=axes.transData,
-        cmap=colormaps[COLOUR_MAP].with_extremes(bad=NO_VALUE_COLOUR),
-        norm=Normalize(low, high),
-        linewidths=0,
-    )
+    spots = _circles(center_um, axes, linewidths=0)
+    spots.set(cmap=colormaps[COLOUR_MAP].with_extremes(bad=NO_VALUE_COLOUR), norm=Normalize(*limits))
     spots.set_array(np.ma.masked_invalid(values))
     axes.add_collection(spots)
     _scale_bar(axes, field, boxed=False)
     share = BAR_HEIGHT_INCH / figure.get_size_inches()[1]
-    bar = figure.colorbar(
-        spots, cax=figure.add_axes((0.08, share * 0.62, 0.84, share * 0.22)), orientation="horizontal"
-    )
-    bar.set_ticks([low, (low + high) / 2, high], labels=[score_text(v) for v in (low, (low + high) / 2, high)])
+    bar = figure.colorbar(spots, cax=figure.add_axes((0.08, share * 0.7, 0.84, share * 0.16)), orientation="horizontal")
+    ticks = [limits[0], sum(limits) / 2, limits[1]]
+    bar.set_ticks(ticks, labels=[score_text(value) for value in ticks])
     bar.ax.tick_params(length=2, labelsize=8, colors=INK)
+    bar.set_label(unit, fontsize=8, color=INK, labelpad=1)
     bar.outline.set_visible(False)
     return _data_uri(figure, "png")
 
 
+def _circles(center_um: Floats, axes: Any, **style: Any) -> Any:
+    """Make a circle per spot whose size is in um on the axes, so that it keeps its proportion to the tissue."""
+    from matplotlib.collections import EllipseCollection
+
+    diameter = np.full(len(center_um), SPOT_SHARE * spot_spacing_um(center_um))
+    turned = np.zeros(len(center_um))
+    return EllipseCollection(
+        diameter, diameter, turned, units="xy", offsets=center_um, offset_transform=axes.transData, **style
+    )
+
+
 def _tissue(gene_map: GeneMap, field: Field) -> str:
-    """Draw the thumbnail's part under the spots, to the same scale as the maps."""
+    """Draw the thumbnail to the same scale as the maps, and the outline of every spot on it."""
     assert gene_map.thumbnail is not None
     assert gene_map.thumbnail_um_per_px is not None
     height_px, width_px = gene_map.thumbnail.shape[:2]
@@ -172,6 +173,8 @@ def _tissue(gene_map: GeneMap, field: Field) -> str:
     figure, axes = _figure(field, below_inch=0.0)
     extent = (0.0, width_px * um_per_px, height_px * um_per_px, 0.0)
     axes.imshow(gene_map.thumbnail, extent=extent, interpolation="antialiased", aspect="auto")
+    for colour, width in OUTLINES:
+        axes.add_collection(_circles(gene_map.center_um, axes, facecolors="none", edgecolors=colour, linewidths=width))
     axes.set(xlim=(field.left, field.left + field.width), ylim=(field.top + field.height, field.top))
     _scale_bar(axes, field, boxed=True)
     return _data_uri(figure, "jpeg")  # a photograph is a fifth of the size that it has as PNG
@@ -182,8 +185,9 @@ def _figure(field: Field, *, below_inch: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     map_inch = WIDTH_INCH * field.height / field.width
-    figure = Figure(figsize=(WIDTH_INCH, map_inch + below_inch), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0.0, below_inch / (map_inch + below_inch), 1.0, map_inch / (map_inch + below_inch)))
+    whole_inch = map_inch + below_inch
+    figure = Figure(figsize=(WIDTH_INCH, whole_inch), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0.0, below_inch / whole_inch, 1.0, map_inch / whole_inch))
     axes.set(xlim=(field.left, field.left + field.width), ylim=(field.top + field.height, field.top))
     axes.set_axis_off()
     return figure, axes

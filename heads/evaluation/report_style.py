@@ -23,8 +23,8 @@ body {
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
   print-color-adjust: exact; -webkit-print-color-adjust: exact;
 }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 64px; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; }
+main { max-width: 1200px; margin: 0 auto; padding: 16px 20px 64px; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.3rem; margin: 0 0 4px; overflow-wrap: anywhere; }
 h3 { font-size: 1.05rem; margin: 28px 0 4px; overflow-wrap: anywhere; }
 h4 { font-size: 0.95rem; margin: 16px 0 4px; }
@@ -33,20 +33,22 @@ small { display: block; font-size: 0.75rem; font-weight: 400; color: var(--soft)
 a { color: inherit; }
 ul { margin: 4px 0 0; padding-left: 20px; }
 li { overflow-wrap: anywhere; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px;
-  margin-top: 24px; }
-.brand { color: var(--head); font-weight: 700; letter-spacing: 0.04em; margin: 0; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 22px;
+  margin-top: 16px; }
+.brand { color: var(--soft); font-size: 0.9rem; margin: 0; }
+.brand strong { color: var(--head); letter-spacing: 0.04em; }
 .subtitle, .sizes, .legend, .where, .note { color: var(--soft); font-size: 0.9rem; }
 
-.verdict { background: var(--paper); border: 1px solid var(--line); border-left: 6px solid var(--soft);
-  border-radius: 8px; padding: 14px 18px; margin-top: 16px; }
-.verdict p:last-child { margin: 0; color: var(--soft); font-size: 0.92rem; }
-.verdict .sentence { font-size: 1.2rem; line-height: 1.4; color: var(--ink); margin: 0 0 6px; }
-.verdict .where { margin: 0 0 4px; }
-.outcome { display: inline-block; border-radius: 999px; padding: 1px 10px; margin-right: 6px; color: var(--on);
+.subtitle { margin: 2px 0 4px; }
+.synthetic { border-left: 5px solid var(--control); background: var(--alert); padding: 5px 12px; border-radius: 6px; }
+.boards { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 24px; font-size: 0.9rem; }
+.verdict { border-left: 5px solid var(--soft); padding: 2px 0 2px 14px; margin: 6px 0 10px; }
+.verdict ul { color: var(--soft); font-size: 0.88rem; line-height: 1.4; margin: 0; padding-left: 18px; }
+.verdict .sentence { font-size: 1.12rem; line-height: 1.4; color: var(--ink); margin: 0 0 4px; }
+.outcome { display: inline-block; border-radius: 999px; padding: 0 10px; margin-right: 4px; color: var(--on);
   background: var(--soft); font-weight: 600; font-size: 0.8rem; }
-.verdict.beats { border-left-color: var(--head); } .verdict.beats .outcome { background: var(--head); }
-.verdict.fails { border-left-color: var(--control); } .verdict.fails .outcome { background: var(--control); }
+.verdict.beats { border-left-color: var(--head); } .outcome.beats { background: var(--head); }
+.verdict.fails { border-left-color: var(--control); } .outcome.fails { background: var(--control); }
 
 .box { border-radius: 8px; padding: 12px 16px; margin: 16px 0; border: 1px solid var(--line);
   background: var(--ground); }
@@ -65,10 +67,26 @@ td.prose, th.prose { text-align: left; white-space: normal; overflow-wrap: anywh
 td.headline { font-weight: 700; }
 tbody.head th.name { color: var(--head); }
 tbody.head tr.best td.headline { font-size: 1.05rem; }
-td.below { color: var(--control); font-weight: 600; }
+.below { color: var(--control); font-weight: 600; }
+table.leaderboard { font-size: 0.86rem; }
+table.leaderboard th, table.leaderboard td { padding: 2px 8px; vertical-align: middle; }
+table.leaderboard thead th { white-space: normal; min-width: 56px; }
+table.leaderboard th.name { white-space: nowrap; max-width: none; }
+table.leaderboard th.name.long { white-space: normal; min-width: 150px; }
+table.leaderboard th small { line-height: 1.25; }
+table.leaderboard th small.aside { display: inline; margin-left: 6px; }
+table.leaderboard td small { display: inline; font-size: 0.8rem; }
+th.strip { text-align: center; }
+table.leaderboard td.strip { width: 38%; min-width: 150px; padding: 0 4px; height: 25px; position: relative; }
+td.strip .plot-track { position: absolute; inset: 0 4px; min-height: 0; }
+td.strip.head { color: var(--head); } td.strip.control { color: var(--control); }
+td.strip.diagnostic { color: var(--diagnostic); }
+tfoot th, tfoot td { border-bottom: 0; }
 tbody.control th, tbody.control td, tr.control th, tr.control td { background: var(--floor); }
 tbody.control th.name, tr.control th.name { color: var(--control); }
 tbody.diagnostic th, tbody.diagnostic td, tr.diagnostic th, tr.diagnostic td { background: var(--grey); }
+table.leaderboard tbody.control td { background: none; }
+table.leaderboard tbody.control th { background: var(--paper); }
 tbody.control td.headline, tbody.diagnostic td.headline { font-weight: 600; }
 table.scores th.name { min-width: 230px; } table.scores thead th { white-space: normal; overflow-wrap: anywhere; }
 table.scores thead th { min-width: 62px; }
@@ -91,9 +109,9 @@ line.ceiling { stroke: var(--ceiling); stroke-width: 2; }
 line.other-genes { stroke: var(--other); stroke-width: 2; stroke-dasharray: 2 3; }
 .whisker { stroke: currentColor; stroke-width: 1.5; opacity: 0.7; }
 .box-of-half { fill: currentColor; opacity: 0.3; } .median { stroke: currentColor; stroke-width: 2.5; }
-.interval { stroke: currentColor; stroke-width: 2.5; opacity: 0.55; }
-.dot { fill: currentColor; opacity: 0.4; }
-.mean { fill: currentColor; stroke: var(--paper); stroke-width: 1.5; }
+.interval, .cap { stroke: var(--ink); stroke-width: 1.6; }
+.dot { fill: currentColor; opacity: 0.3; }
+.mean { fill: currentColor; stroke: var(--paper); stroke-width: 1; }
 .tick { stroke: var(--tick); } .tick-label { fill: var(--soft); font-size: 12px; text-anchor: middle; }
 .legend { margin: 8px 0 6px; } .key { display: inline-block; margin-right: 14px; }
 .key.head { color: var(--head); }
@@ -119,7 +137,7 @@ line.other-genes { stroke: var(--other); stroke-width: 2; stroke-dasharray: 2 3;
 .line-swatch.other-genes { border-color: var(--other); border-top-style: dotted; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 380px)); gap: 16px; }
 
-.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 318px)); gap: 16px; align-items: start; }
+.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 16px; align-items: start; }
 figure { margin: 0; display: flex; flex-direction: column-reverse; }
 figure img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 figcaption { font-weight: 600; font-size: 0.9rem; margin-bottom: 4px; }
@@ -131,6 +149,15 @@ dl { display: grid; grid-template-columns: minmax(80px, max-content) minmax(0, 1
 dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 dd dl { margin: 0; } dd ul { margin: 0; }
 
+@media (max-width: 900px) {
+  table.leaderboard { font-size: 0.82rem; }
+  table.leaderboard th, table.leaderboard td { padding: 2px 5px; }
+  table.leaderboard td small { display: block; }
+  table.leaderboard td.strip { width: 24%; min-width: 110px; }
+  table.leaderboard th small.aside, td.strip .tick-label.between { display: none; }
+  /* The table of costs has it too. */
+  table.leaderboard .cost { display: none; }
+}
 @media (max-width: 640px) {
   main { padding: 16px 12px 40px; }
   h1 { font-size: 1.5rem; }
@@ -156,6 +183,6 @@ dd dl { margin: 0; } dd ul { margin: 0; }
   .plot, .verdict, .box, figure, tr { break-inside: avoid; }
   .scroll { overflow: visible; } .hint { display: none; }
   table { font-size: 8pt; } th, td { padding: 4px 5px; }
-  .maps { grid-template-columns: repeat(3, 1fr); break-inside: avoid; }
+  .maps { grid-template-columns: repeat(4, 1fr); break-inside: avoid; }
 }
 """

@@ -1,8 +1,8 @@
-"""The score plot: a dot per fold, a mark for the mean, the best control as a shaded floor, the ceiling as a line.
+"""The score plot: folds, score and interval of each row, the best control as a shaded field, the ceiling as a line.
 
-Each row is an inline SVG of full width in which places are per cent and sizes are pixels. So dots and letters keep
-their size on a phone and on paper, which one scaled picture would not, and a dot says its fold and score when pointed
-at, without a script.
+Each row of the leaderboard holds its strip of the plot, an inline SVG of full width in which places are per cent and
+sizes are pixels. So dots and letters keep their size on a phone and on paper, which one scaled picture would not, and a
+dot says its fold and score when pointed at, without a script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .standings import Standing
 
 # Room beside the outermost value, as a share of the span.
 PADDING = 0.06
-MAX_STEPS = 7
+MAX_STEPS = 5
 CEILING_NAMES = {"ceiling": "ceiling of counting", "other-genes": "told by a spot's other genes"}
 
 
@@ -35,7 +35,7 @@ class Axis:
 
     @property
     def step(self) -> float:
-        """The distance of ticks: 1, 2 or 5 times a power of ten, for eight ticks at most."""
+        """The distance of ticks: 1, 2 or 5 times a power of ten, for six ticks at most."""
         span = self.high - self.low
         power = 10.0 ** math.floor(math.log10(span / MAX_STEPS))
         return next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= MAX_STEPS)
@@ -52,17 +52,19 @@ class Axis:
         return max(2, -math.floor(math.log10(self.step)))
 
 
-def score_plot(standing: Standing) -> str:
-    """Return the plot of one leaderboard as HTML; an empty string where nothing was scored."""
+def score_strips(standing: Standing) -> tuple[dict[str, str], str] | None:
+    """Return the marks of each row by its label and the axis below them, as HTML; None where nothing was scored.
+
+    All strips share one axis, so that they are read as one plot down a column of the leaderboard.
+    """
     rows = [row for row in standing.rows if row.score is not None or row.fold_range is not None]
     if not rows:
-        return ""
+        return None
     ceiling = drawn_ceiling(standing)
     axis = score_axis(rows, also=ceiling.values())
     back = _floor(axis, standing.floor) + zero_line(axis)
     back += "".join(_level(axis, level, style) for style, level in ceiling.items())
-    lines = "".join(_row(row, axis, back=back) for row in rows)
-    return f'<div class="plot">{lines}{axis_row(axis)}</div>{_legend(standing)}'
+    return {row.label: _strip(row, axis, back=back) for row in rows}, _axis_track(axis)
 
 
 def drawn_ceiling(standing: Standing) -> dict[str, float]:
@@ -110,20 +112,23 @@ def plot_row(label: str, kind: str, marks: str, *, words: str, value: str) -> st
         SVG.
     """
     return (
-        f'<div class="plot-row {kind}"><div class="plot-label">{escaped(label)}</div>'
-        '<div class="plot-track">'
-        f'<svg class="track" role="img" aria-label="{escaped(words)}">{marks}</svg></div>'
+        f'<div class="plot-row {kind}"><div class="plot-label">{escaped(label)}</div>{_track(marks, words=words)}'
         f'<div class="plot-value">{escaped(value)}</div></div>'
     )
 
 
-def _row(row: Row, axis: Axis, *, back: str) -> str:
-    marks = back + _interval(row, axis)
+def _strip(row: Row, axis: Axis, *, back: str) -> str:
+    """Draw folds below the mean, and the interval above both: no marker hides it."""
+    marks = back
     for fold, score in row.fold_scores.items():
         if score is not None:
             marks += dot(axis.percent(score), f"{row.label}, fold {fold}: {score_text(score)}")
-    marks += _mean(row, axis)
-    return plot_row(row.label, row.kind, marks, words=_in_words(row), value=score_text(row.score))
+    marks += _mean(row, axis) + _interval(row, axis)
+    return _track(marks, words=_in_words(row))
+
+
+def _track(marks: str, *, words: str) -> str:
+    return f'<div class="plot-track"><svg class="track" role="img" aria-label="{escaped(words)}">{marks}</svg></div>'
 
 
 def _level(axis: Axis, level: float, style: str) -> str:
@@ -148,10 +153,12 @@ def zero_line(axis: Axis) -> str:
 
 
 def _interval(row: Row, axis: Axis) -> str:
+    """Draw the interval in the ink of text, with end caps taller than any marker, so that it is seen over all."""
     if row.interval is None:
         return ""
     low, high = (axis.percent(value) for value in row.interval)
-    return f'<line class="interval" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
+    ends = "".join(f'<line class="cap" x1="{at}" x2="{at}" y1="12%" y2="88%"/>' for at in (low, high))
+    return f'<line class="interval" x1="{low}" x2="{high}" y1="50%" y2="50%"/>{ends}'
 
 
 def dot(at: str, words: str) -> str:
@@ -160,10 +167,10 @@ def dot(at: str, words: str) -> str:
 
 
 def _mean(row: Row, axis: Axis) -> str:
-    """Draw the mean as a diamond for a head and a square for a control: shape tells them apart, not colour alone."""
+    """Draw the score as a diamond for a head and a square for a control: shape tells them apart, not colour alone."""
     if row.score is None:
         return ""
-    shape = "M0,-8 L7,0 L0,8 L-7,0 Z" if row.kind == "head" else "M-5,-5 H5 V5 H-5 Z"
+    shape = "M0,-6.5 L5.5,0 L0,6.5 L-5.5,0 Z" if row.kind == "head" else "M-4.5,-4.5 H4.5 V4.5 H-4.5 Z"
     return (
         f'<svg class="anchor" x="{axis.percent(row.score)}" y="50%" overflow="visible">'
         f'<path class="mean" d="{shape}"><title>{escaped(_in_words(row))}</title></path></svg>'
@@ -172,14 +179,16 @@ def _mean(row: Row, axis: Axis) -> str:
 
 def axis_row(axis: Axis) -> str:
     """Return the row of ticks below a plot."""
+    beside = '<div class="plot-label"></div>', '<div class="plot-value"></div>'
+    return f'<div class="plot-row axis">{beside[0]}{_axis_track(axis)}{beside[1]}</div>'
+
+
+def _axis_track(axis: Axis) -> str:
     labels = "".join(
         _tick(tick, axis.percent(tick), axis.decimals, between=index % 2 == 1) for index, tick in axis.ticks
     )
-    return (
-        '<div class="plot-row axis" aria-hidden="true"><div class="plot-label"></div><div class="plot-track">'
-        f'<svg class="track"><line class="tick" x1="0" x2="100%" y1="0" y2="0"/>{labels}</svg></div>'
-        '<div class="plot-value"></div></div>'
-    )
+    line = '<line class="tick" x1="0" x2="100%" y1="0" y2="0"/>'
+    return f'<div class="plot-track axis" aria-hidden="true"><svg class="track">{line}{labels}</svg></div>'
 
 
 def _tick(value: float, at: str, decimals: int, *, between: bool) -> str:
@@ -191,15 +200,16 @@ def _tick(value: float, at: str, decimals: int, *, between: bool) -> str:
     )
 
 
-def _legend(standing: Standing) -> str:
-    entries = ['<span class="key head">◆ mean of a head</span>']
+def score_legend(standing: Standing) -> str:
+    """Return what the marks of the strips are, as HTML."""
+    entries = ['<span class="key head">◆ head</span>']
     if standing.controls:
-        entries.append('<span class="key control">■ mean of a control</span>')
+        entries.append('<span class="key control">■ control</span>')
     if standing.diagnostics:
         entries.append('<span class="key diagnostic">■ diagnostic</span>')
     entries.append('<span class="key">● one fold</span>')
     if any(row.interval for row in standing.rows):
-        entries.append('<span class="key">― 95 % interval over patients</span>')
+        entries.append('<span class="key">├─┤ 95 % interval over patients</span>')
     if standing.floor is not None:
         entries.append('<span class="key"><span class="floor-swatch"></span> up to the best control</span>')
     entries += [
@@ -210,7 +220,7 @@ def _legend(standing: Standing) -> str:
 
 
 def _in_words(row: Row) -> str:
-    words = f"{row.label}: mean {score_text(row.score)}"
+    words = f"{row.label}: score {score_text(row.score)}"
     if row.interval is not None:
         words += f", 95 % interval {range_text(*row.interval)}"
     elif row.fold_range is not None:

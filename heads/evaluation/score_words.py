@@ -42,6 +42,13 @@ def in_words(field: str) -> str:
     return rule.summary + ("; lower is better" if rule.better == "low" else "")
 
 
+def averaged_words(field: str) -> str:
+    """Return what a score is averaged over, in every table, plot and difference alike."""
+    units = {"slides": "test slides", "spots": "test spots", "genes": "folds"}
+    return f"averaged over {units[SCORE_RULES[field].over]}" if field in SCORE_RULES else "averaged"
+
+
 def ranking_words(protocol: Protocol) -> str:
     """Return by which score a protocol ranks heads."""
-    return f"Ranked by {short_name(protocol.score)}: {protocol.headline}."
+    name = short_name(protocol.score)
+    return f"Ranked by {name}: {protocol.headline}. 1 is perfect, 0 is a prediction without any pattern."

@@ -74,22 +74,22 @@ def ridge_note(best: Row, heads: Sequence[Row]) -> str:
     found = difference_in(best.aggregate, "ridge")
     if found is None or found.difference is None:
         return f"Ridge on the same features was not scored, so nothing says what {best.label} adds to it."
-    n = plural(found.n_patients, "patient")
+    interval = f" ({interval_words(found)})" if found.low is not None else ""
     opening = (
-        f"Against {found.head} on the same features, {best.label} is {_distance(found.difference)} it "
-        f"and better for {found.wins} of {n}"
+        f"Against {found.head} on the same features, {best.label} is {_distance(found.difference)} it{interval} "
+        f"and better for {found.wins} of {plural(found.n_patients, 'patient')}."
     )
     if found.low is None:
-        return f"{opening}. Without an interval it is open whether it adds anything to ridge."
+        return f"{opening} Without an interval it is open whether it adds anything to ridge."
     chance = " The interval includes 0: it may add nothing to ridge." if found.low <= 0 <= (found.high or 0.0) else ""
-    return f"{opening} ({interval_words(found)}).{chance}"
+    return f"{opening}{chance}"
 
 
 def interval_words(found: Difference) -> str:
-    """Return a difference's interval with what it is computed from."""
+    """Return a difference's interval and how it is computed."""
     how = "Student's t" if found.method == "t" else "bootstrap"
     limits = f"{score_text(found.low, signed=True)} to {score_text(found.high, signed=True)}"
-    return f"95 % interval of the difference {limits}; {how} over {plural(found.n_patients, 'patient')}"
+    return f"95 % interval {limits}, {how} over {plural(found.n_patients, 'patient')}"
 
 
 def _name(n_heads: int, best: Row) -> str:
@@ -120,7 +120,7 @@ def _distance(margin: float) -> str:
 def _certainty(best: Row, controls: Sequence[Row]) -> tuple[Outcome, str]:
     """Judge the difference from the best control by its interval, or by counting patients where there is none."""
     wins, n = _patients_above(best, controls)
-    count = f"It is better than every control for {wins} of {plural(n, 'patient')}."
+    count = f"{best.label} is better than every control for {wins} of {plural(n, 'patient')}."
     found = difference_in(best.aggregate, "control")
     if found is None or found.low is None:
         if not n:
@@ -128,7 +128,9 @@ def _certainty(best: Row, controls: Sequence[Row]) -> tuple[Outcome, str]:
         few = f"{count} There is no interval below {MIN_PATIENTS_FOR_INTERVAL} known patients, so nothing is settled."
         return ("ahead" if wins == n else "unclear"), few
     chance = "" if found.low > 0 else " The interval includes 0: the difference may be chance."
-    words = f"The difference from {found.head}: {interval_words(found)}.{chance} {count}"
+    words = (
+        f"The difference from {found.head} is {score_text(found.difference)} ({interval_words(found)}).{chance} {count}"
+    )
     return ("beats" if found.low > 0 else "unclear"), words
 
 
