@@ -201,9 +201,9 @@ def test_inner_folds_are_joined_without_splitting_groups():
 
 
 def test_unknown_heads_and_options_are_named(prepared):
-    with pytest.raises(HeadError, match="there is no head 'ridgy'; there are mean"):
+    with pytest.raises(HeadError, match=r"there is no head 'ridgy': did you mean ridge\?"):
         make_head("ridgy")
-    with pytest.raises(HeadError, match="unexpected keyword argument 'beta'"):
+    with pytest.raises(HeadError, match="head 'ridge' has no option 'beta': there are alpha"):
         make_head("ridge", beta=1)
     with pytest.raises(HeadError, match="no targets to learn"):
         make_head("ridge").fit(prepared.test)
