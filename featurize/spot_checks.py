@@ -36,10 +36,14 @@ APART, EVEN = 1.5, 0.2
 """Spots of one section lie this many times further apart than all spots of a file, and evenly: the range of the middle
 80 % of their distances, by the median, is below the second."""
 
+LINE = 0.25
+"""Standard deviation of spots across their main direction, in their distances, below which they are one line: a column
+of a staggered array is no section."""
+
 EXCHANGED = "x and y exchanged"
 ENDINGS = "the endings of their barcodes"
 
-_STEM = re.compile(r"[ACGT]{10,}|^\d+x\d+(?=[-_])")  # a barcode of 10x, or a place on a legacy array
+_STEM = re.compile(r"[ACGT]{10,}|^\d+x\d+(?=[-_])")  # a barcode or a part of one, or a place on a legacy array
 
 
 def checked_array(slide_id: str, spots: Spots) -> Spots:
@@ -113,9 +117,9 @@ def _stems(barcode: Strings) -> tuple[Strings | None, NDArray[np.object_] | None
     if not any(_STEM.search(name) for name in barcode[:20].tolist()):
         return None, None
     names = barcode.tolist()
-    found = [_STEM.search(name) for name in names]
-    stems = [name if match is None else match[0] for name, match in zip(names, found, strict=True)]
-    endings = [name.replace(stem, "", 1) for name, stem in zip(names, stems, strict=True)]
+    # All parts of a barcode: of those that are a row's and a column's, as DBiT-seq has them, one alone repeats.
+    stems = ["_".join(_STEM.findall(name)) or name for name in names]
+    endings = [_STEM.sub("", name) for name in names]
     return np.array(stems, dtype=np.str_), np.array(endings, dtype=object)
 
 
@@ -139,6 +143,10 @@ def _overlaid(spots: Spots) -> str | None:
         low, middle, high = np.percentile(distance, [10, 50, 90])
         return float(middle), float(high - low)
 
+    def is_line(center_px: Floats, middle: float) -> bool:
+        across = np.linalg.svd(center_px - center_px.mean(axis=0), compute_uv=False)[1]
+        return bool(across < LINE * middle * np.sqrt(len(center_px)))
+
     closest: float | None = None
     for name, label in spots.labels.items():
         groups = [spots.center_px[label == value] for value in np.unique(label.astype(str))]
@@ -146,7 +154,9 @@ def _overlaid(spots: Spots) -> str | None:
             continue
         closest = spacing(spots.center_px)[0] if closest is None else closest
         spacings = [spacing(group) for group in groups]
-        if all(middle > APART * closest and spread < EVEN * middle for middle, spread in spacings):
+        if not all(middle > APART * closest and spread < EVEN * middle for middle, spread in spacings):
+            continue
+        if not all(is_line(group, middle) for group, (middle, _) in zip(groups, spacings, strict=True)):
             return name
     return None
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,9 @@ from .errors import StoreError
 from .naming import check_name
 
 log = logging.getLogger(__name__)
+
+ASKED, PAUSE_S = 4, 0.01
+"""How often a lock is tried before it counts as held, and seconds between."""
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -93,7 +97,7 @@ def is_locked(root: Path, slide_id: str) -> bool:
 
 def _take(descriptor: int, path: Path, slide_id: str) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _try_to_lock(descriptor)
     except BlockingIOError as error:
         msg = (
             f"another job is writing slide {slide_id} ({_holder(path)}); run again when it is done; "
@@ -108,6 +112,16 @@ def _take(descriptor: int, path: Path, slide_id: str) -> None:
     content = {"pid": os.getpid(), "host": socket.gethostname(), "started": datetime.now(UTC).isoformat("T", "seconds")}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(content).encode(), 0)
+
+
+def _try_to_lock(descriptor: int) -> None:
+    """Lock, also where another job is just asking `is_locked`, for which it holds the lock a moment itself."""
+    for _ in range(ASKED - 1):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(path: Path) -> str:

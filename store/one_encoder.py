@@ -110,10 +110,9 @@ class KeyFingerprints:
             If a key holds, or another job is writing, features with another fingerprint.
         """
         with ExitStack() as stack:
-            for key in sorted(
-                headers.keys() - {key for _, key in self._known}
-            ):  # sorted: two jobs never wait for one another
-                stack.enter_context(key_lock(self._root, key))
+            for key in sorted(headers):  # sorted: two jobs never wait for one another
+                if _scope(key, patches) not in self._known:
+                    stack.enter_context(key_lock(self._root, key))
             for key, header in headers.items():
                 self.check(key, {header.fingerprint}, header.record, slide_id=header.slide_id, patches=patches)
             yield

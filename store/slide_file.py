@@ -15,6 +15,8 @@ from .arrays import Bools, Pixels
 from .atomic import atomic_path
 from .checksums import seal_datasets
 from .errors import StoreError
+from .naming import UNKNOWN_PATIENT
+from .patients import patient_name
 from .schema import SLIDE, create_h5, open_h5, required
 
 SAME_MPP = 1e-6
@@ -107,7 +109,8 @@ def read_slide(path: Path) -> SlideRecord:
         a = file.attrs
         return SlideRecord(
             slide_id=str(required(a, "slide_id", path)),
-            patient_id=str(required(a, "patient_id", path)),
+            # Stores keep ids as their version spelled them: 7.0 of an older one is 7 of today's.
+            patient_id=patient_name(required(a, "patient_id", path)) or f"{UNKNOWN_PATIENT}{a.get('slide_id', '')}",
             width_px=int(required(a, "width", path)),
             height_px=int(required(a, "height", path)),
             mpp=float(required(a, "mpp", path)),

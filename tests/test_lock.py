@@ -77,6 +77,17 @@ def test_of_many_threads_one_gets_the_lock(tmp_path):
     assert one_at_a_time(lambda: slide_lock(tmp_path, "C2"), StoreError) == (5, 35)
 
 
+def test_a_job_begins_while_another_asks_whether_the_slide_is_locked(tmp_path, monkeypatch):
+    """A job that asks holds the lock a moment itself, which is no reason to refuse the one that wants to write."""
+    with slide_lock(tmp_path, "C2"):
+        pass
+    with (tmp_path / ".locks" / "C2.lock").open("r+") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
+        with slide_lock(tmp_path, "C2"):
+            pass
+
+
 def test_an_error_inside_lets_the_lock_go(tmp_path):
     with pytest.raises(RuntimeError, match="of the job"), slide_lock(tmp_path, "C2"):
         msg = "of the job"

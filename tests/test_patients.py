@@ -2,6 +2,7 @@
 
 import logging
 
+import h5py
 import numpy as np
 import pandas
 import polars
@@ -15,6 +16,7 @@ from tissuary.featurize.gaps import announce
 from tissuary.heads.evaluation.splits import patient_warnings
 from tissuary.store.errors import CohortError
 from tissuary.store.patients import look_alike_patients, patient_name
+from tissuary.store.slide_file import SlideRecord, read_slide, write_slide
 from tissuary.tests.source_files import h5ad, hest_csv, hest_facts, hest_json, tiff
 
 
@@ -57,6 +59,16 @@ def test_whole_numbers_are_named_alike_in_every_type(number):
 )
 def test_names_that_may_be_one_patient(ids, groups):
     assert look_alike_patients(ids) == groups
+
+
+@pytest.mark.parametrize(("kept", "name"), [("7.0", "7"), ("N/A", "unknown:S1"), ("unknown:S1", "unknown:S1")])
+def test_a_store_of_an_earlier_version_gives_the_patient_its_name(tmp_path, kept, name):
+    path = tmp_path / "S1.h5"
+    record = SlideRecord("S1", "7", 40, 40, 0.5, "metadata", {}, "S1.tif", "0" * 64, "tissuary")
+    write_slide(path, record, thumbnail=None)
+    with h5py.File(path, "a") as file:
+        file.attrs["patient_id"] = kept
+    assert read_slide(path).patient_id == name
 
 
 def test_look_alikes_are_warned_about_before_work_and_beside_scores(tmp_path, caplog):

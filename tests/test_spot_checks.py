@@ -74,6 +74,7 @@ def barcodes(found):
 
 
 @pytest.mark.parametrize("values", [INSIDE, INSIDE.astype(bool), INSIDE.astype(str), INSIDE.astype(float),
+                                    INSIDE.astype(float).astype(str),
                                     pandas.Categorical(np.where(INSIDE, "True", "False"))])  # fmt: skip
 def test_spots_beside_the_tissue_are_left_out(look, values):
     found = look(adata(in_tissue=values, uns={"spatial": {"is_single": True}}))
@@ -167,6 +168,25 @@ def test_columns_of_one_section_are_no_sections(caplog):
     for center in (grid * 100.0, rng.uniform(0, 2000, (400, 2))):
         spots = Spots(names, center, None, labels=labels)
         assert checked_array("s", spots) is spots
+    assert caplog.text == ""
+
+
+def test_columns_of_a_staggered_array_are_no_sections(caplog):
+    """Spots of a Visium column lie 1.73 times as far apart as neighbours do, and evenly; it is a line all the same."""
+    row, column = np.divmod(np.arange(40 * 12), 12)
+    center = np.stack([column * 50.0, (2 * row + column % 2) * 50.0 * 3**0.5], axis=1)
+    labels = {"array_col": column.astype(str).astype(object)}
+    spots = Spots(np.array([f"s{i}" for i in range(len(center))]), center, None, labels=labels)
+    assert checked_array("s", spots) is spots
+    assert caplog.text == ""
+
+
+def test_barcodes_of_two_parts_do_not_repeat(caplog):
+    """DBiT-seq names a spot by the parts of its row and its column, each of which many spots have."""
+    part = ["".join(np.random.default_rng(100 + i).choice(list("ACGT"), 8)) + f"{'ACGT'[i % 4]}A" for i in range(22)]
+    names = np.array([f"{part[column]}_{part[12 + row]}-1" for row, column in ARRAY])
+    spots = Spots(names, CENTERS, None)
+    assert checked_array("s", spots) is spots
     assert caplog.text == ""
 
 

@@ -17,7 +17,7 @@ from ...store.patients import known_text, patient_name
 from ..cohort import Refused, Sample, unknown_patient
 from .access import reading
 from .h5ad import damaged, read_h5ad, refuse_prediction
-from .images import image_named, images_below
+from .images import Listing, image_named, images_below
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +58,20 @@ def h5ad_samples(source: Path) -> tuple[Sample | Refused, ...]:
         msg = f"{source} holds no .h5ad directly in it: give the folder that does, or one file"
         raise CohortError(msg)
     names = {path.stem for path in files}
-    alone = [image.slide_id for image in images_below(files[0].parent).images if image.slide_id not in names]
+    listing = images_below(files[0].parent)  # once for all files
+    alone = [image.slide_id for image in listing.images if image.slide_id not in names]
     if alone and source.is_dir():
         log.warning(
             "%s: %d image(s) without an AnnData are left out, the first is %s; --format slides takes images alone",
             source, len(alone), alone[0],
         )  # fmt: skip
-    return tuple(_sample(path) for path in files)
+    return tuple(_sample(path, listing) for path in files)
 
 
-def _sample(path: Path) -> Sample | Refused:
+def _sample(path: Path, listing: Listing) -> Sample | Refused:
     slide_id = path.stem
     try:
-        image = image_named(path.parent, slide_id, wanted=f"{path}")
+        image = image_named(listing, slide_id, folder=path.parent, wanted=f"{path}")
         said = read_said(path)
     except CohortError as error:
         return Refused(slide_id, error)

@@ -130,11 +130,13 @@ def without_image_suffix(name: str) -> str:
     return slide_name(path) if path.suffix.lower() in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES, ".zarr") else name
 
 
-def image_named(folder: Path, name: str, *, wanted: str) -> Path:
+def image_named(listing: Listing, name: str, *, folder: Path, wanted: str) -> Path:
     """The image `<name>.<ending>` in a folder or in one of its `IMAGE_FOLDERS`.
 
     Parameters
     ----------
+    listing
+        Of the folder, as `images_below` gives it.
     wanted
         What needs it, for the error.
 
@@ -143,7 +145,6 @@ def image_named(folder: Path, name: str, *, wanted: str) -> Path:
     CohortError
         If there is none, or more than one.
     """
-    listing = images_below(folder)
     found = listing.named(name)
     if len(found) == 1:
         return found[0]

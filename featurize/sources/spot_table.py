@@ -29,7 +29,7 @@ IN_TISSUE = "in_tissue"
 MOST_LABELS = 20
 """Most different values of a column that may tell sections apart."""
 
-_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_TRUTH = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
 
 
 def read_spots(path: Path) -> Spots:

@@ -63,12 +63,11 @@ class PredictOptions:
     device: str | None = None
     pictures: bool = True
     geojson: bool = True
+    scale: str = "shared"
 
     def __post_init__(self) -> None:
         for name in ("slides", "genes"):
             object.__setattr__(self, name, as_names(getattr(self, name), name))
-
-    scale: str = "shared"
 
 
 @dataclass(frozen=True)
