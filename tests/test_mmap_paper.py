@@ -234,7 +234,7 @@ def test_token_grids_stand_in_for_the_wider_views():
     assert np.isfinite(head.predict(ready)).all()
 
 
-@pytest.mark.parametrize(
+    with pytest.raises(HeadError, match="no token grid of made-up@5x. Make them: `tissuary featurize .* --tokens 7x7`"):
     ("options", "words"),
     [
         ({"mode": "papre"}, "mode='papre': choose default, paper"),
