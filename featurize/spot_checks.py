@@ -120,6 +120,8 @@ def _stems(barcode: Strings) -> tuple[Strings | None, NDArray[np.object_] | None
     # All parts of a barcode: of those that are a row's and a column's, as DBiT-seq has them, one alone repeats.
     stems = ["_".join(_STEM.findall(name)) or name for name in names]
     endings = [_STEM.sub("", name) for name in names]
+    if len(set(endings)) > len(set(stems)):  # a sample's index, then what tells its spots apart: no spot's barcode
+        return None, None
     return np.array(stems, dtype=np.str_), np.array(endings, dtype=object)
 
 

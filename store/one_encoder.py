@@ -44,9 +44,11 @@ class KeyHolder:
 
 
 class KeyFingerprints:
-    """Fingerprints that the feature keys of a store hold, in any patch set; each key is looked up once.
+    """Fingerprints that the feature keys of a store hold; each key of a patch set is looked up once.
 
-    Of the density control, which every job makes and no option renames, each patch set is a key of its own.
+    What a patch set holds decides over what is added to it, else what any other holds: in stores of an older version
+    one key may hold other encoders in other patch sets. Of the density control, which every job makes and no option
+    renames, each patch set is a key of its own.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ class KeyFingerprints:
         slide_id
             Slide of the new features; what a former job left unfinished of it is replaced, and does not count.
         patches
-            Their patch set; counts for the density control only.
+            Their patch set; "*" where it is not known yet.
 
         Raises
         ------
@@ -87,13 +89,14 @@ class KeyFingerprints:
         StoreError
             If a file of the key is foreign, or of a newer version.
         """
-        at = _scope(key, patches)
-        holder = self._known.get(at) or _holder(self._root, at, slide_id=slide_id)
-        if holder is None:
+        at = (patches, key)
+        found = [self._known[at]] if at in self._known else _holders(self._root, key, patches, slide_id=slide_id)
+        if not found:
             return
-        if holder.fingerprint not in fingerprints:
-            raise other_encoder(holder, min(fingerprints), record)
-        self._known[at] = holder
+        same = next((holder for holder in found if holder.fingerprint in fingerprints), None)
+        if same is None:
+            raise other_encoder(found[0], min(fingerprints), record)
+        self._known[at] = same
 
     @contextmanager
     def adding(self, headers: Mapping[str, FeatureHeader], *, patches: str) -> Iterator[None]:
@@ -111,7 +114,7 @@ class KeyFingerprints:
         """
         with ExitStack() as stack:
             for key in sorted(headers):  # sorted: two jobs never wait for one another
-                if _scope(key, patches) not in self._known:
+                if (patches, key) not in self._known:
                     stack.enter_context(key_lock(self._root, key))
             for key, header in headers.items():
                 self.check(key, {header.fingerprint}, header.record, slide_id=header.slide_id, patches=patches)
@@ -136,31 +139,31 @@ def _is_density(key: str) -> bool:
     return key.startswith(f"{DENSITY}@")
 
 
-def _scope(key: str, patches: str) -> tuple[str, str]:
-    """Patch set ("*" for any) and key that share one encoder with features of a key in a patch set."""
-    return (patches if _is_density(key) else "*", key)
+def _holders(root: Path, key: str, patches: str, *, slide_id: str) -> list[KeyHolder]:
+    """What says which encoder a key has in a patch set: its own holder there, else those in the other patch sets."""
+    folders = sorted(root.glob(f"features/{patches if _is_density(key) else '*'}/{key}"))
+    own = root / "features" / patches / key
+    found = {folder: holder for folder in folders if (holder := _holder(root, folder, slide_id=slide_id)) is not None}
+    return [found[own]] if own in found else list(found.values())
 
 
-def _holder(root: Path, at: tuple[str, str], *, slide_id: str) -> KeyHolder | None:
-    """The first readable feature file, or one that a running job is making, under a key of a patch set, or of any."""
-    places = sorted(root.glob(f"features/{at[0]}/{at[1]}"))
-    folders = {folder: sorted(os.listdir(folder)) for folder in places}  # noqa: PTH208
-    for folder, names in folders.items():
-        for name in names:
-            if name.startswith(".") or not name.endswith(".h5"):
-                continue
-            try:
-                header = read_features(folder / name).header
-            except DamagedFileError:  # it is written again with its own slide
-                continue
-            return KeyHolder(folder / name, header.fingerprint, header.record)
-    for folder, names in folders.items():
-        for name in (name[1:].removesuffix(f".{JOURNAL}") for name in names if name.endswith(f".{JOURNAL}")):
-            path = folder / name
-            identity = read_identity(path)
-            if identity is not None and path.stem != slide_id and is_locked(root, path.stem):
-                record = json.loads(identity["record"])
-                return KeyHolder(path, str(identity["fingerprint"]), record, whole=False)
+def _holder(root: Path, folder: Path, *, slide_id: str) -> KeyHolder | None:
+    """The first readable feature file in the folder of a key, or one that a running job is making there."""
+    names = sorted(os.listdir(folder))  # noqa: PTH208
+    for name in names:
+        if name.startswith(".") or not name.endswith(".h5"):
+            continue
+        try:
+            header = read_features(folder / name).header
+        except DamagedFileError:  # it is written again with its own slide
+            continue
+        return KeyHolder(folder / name, header.fingerprint, header.record)
+    for name in (name[1:].removesuffix(f".{JOURNAL}") for name in names if name.endswith(f".{JOURNAL}")):
+        path = folder / name
+        identity = read_identity(path)
+        if identity is not None and path.stem != slide_id and is_locked(root, path.stem):
+            record = json.loads(identity["record"])
+            return KeyHolder(path, str(identity["fingerprint"]), record, whole=False)
     return None
 
 

@@ -530,6 +530,8 @@ class TestManifest:
     def test_tables_that_are_no_manifest(self, tmp_path):
         with pytest.raises(CohortError, match="columns name, image; slide_id must be among them"):
             load_cohort(write_manifest(tmp_path, "a,b", columns="name,image"))
+        with pytest.raises(CohortError, match=r"manifest\.csv cannot be read .*duplicate.*image"):
+            load_cohort(write_manifest(tmp_path, "s,a,b", columns="slide_id,image,image "))
         with pytest.raises(CohortError, match=r"manifest\.csv has no rows"):
             load_cohort(write_manifest(tmp_path))
         for name in ("manifest.csv", "manifest.parquet"):

@@ -1,6 +1,7 @@
 """One key holds one encoder: a second one is refused by every door before anything is computed or written."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -126,6 +127,25 @@ def test_a_ray_job_is_refused_as_a_whole(images, records, root):
 def test_another_patch_set_is_the_same_key(cohort, records, root):
     with pytest.raises(FingerprintError, match="mine@20x of slide P01-S1"):
         featurize(cohort / "manifest.csv", root, options=options(records[1], patches="spots", grid_um=()))
+
+
+def test_a_store_of_an_older_version_with_one_encoder_a_patch_set_goes_on(cohort, images, records, root, tmp_path):
+    """They did not compare patch sets: what is there goes on in its own one, and a third encoder is refused."""
+    spots = {"patches": "spots", "grid_um": ()}
+    assert not featurize(cohort / "manifest.csv", tmp_path / "other", options=options(records[1], **spots)).failed
+    for path in (tmp_path / "other").rglob("P02-S1.h*"):
+        place = root / path.relative_to(tmp_path / "other")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    (cohort / "later.csv").write_text(re.sub(r"P01.*\n", "", (cohort / "manifest.csv").read_text()))
+    report = featurize(cohort / "later.csv", root, options=options(records[1], **spots))
+    assert {slide.slide_id: slide.written for slide in report.done} == {"P02-S1": 0, "P03-S1": 2}
+    assert [slide.written for slide in featurize(images[0], root, options=options(records[0])).done] == [0]
+    third = tmp_path / "v3.json"
+    third.write_text(records[0].read_text().replace('"version": "1"', '"version": "3"'))
+    for changes in (spots, {}):
+        with pytest.raises(FingerprintError, match=r'"3" here.*--as NAME'):
+            featurize(cohort / "later.csv", root, options=options(third, **changes))
 
 
 def test_patches_that_were_cut_already_are_not_put_beside_those_cut_from_slides(records, root, tmp_path):

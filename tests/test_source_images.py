@@ -3,6 +3,8 @@
 import json
 import logging
 import struct
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tissuary.featurize.gaps import announce
 from tissuary.featurize.slide import open_slide
 from tissuary.featurize.slide_dicom import read_dicom
 from tissuary.featurize.sources import detect
+from tissuary.featurize.sources.images import Listing, SlideImage
 from tissuary.store.errors import CohortError, SlideError
 from tissuary.tests.source_files import h5ad, tiff, visium_hd
 
@@ -188,6 +191,13 @@ def test_an_image_that_is_needed_and_not_read_is_named(tmp_path):
     (visium_hd(tmp_path / "run1", bins=(16,)) / "run1.czi").touch()
     with pytest.raises(CohortError, match=r"found none \(run1\.czi: Zeiss CZI is not read here"):
         load_cohort(tmp_path)
+
+
+def test_names_are_looked_up_at_once_however_many_images_a_folder_has():
+    listing = Listing(tuple(SlideImage(f"s{i}", Path(f"s{i}.svs")) for i in range(20_000)))
+    started = time.process_time()
+    assert not any(listing.unclear(f"s{i}") for i in range(20_000))
+    assert time.process_time() - started < 2  # a second pass over all images for each of them takes half a minute
 
 
 def test_tiff_written_as_btf_is_read(tmp_path):

@@ -190,6 +190,12 @@ def test_barcodes_of_two_parts_do_not_repeat(caplog):
     assert caplog.text == ""
 
 
+def test_a_samples_index_before_the_names_of_spots_is_no_barcode(caplog):
+    names = np.array([f"GATTACAGATTACA_{i}" for i in range(N)])
+    assert len(checked_array("S1", Spots(names, CENTERS, ARRAY)).barcode) == N
+    assert not caplog.records
+
+
 def test_an_array_that_says_nothing_is_left_out_and_a_slip_is_said(caplog):
     spots = Spots(np.array(["a", "b"]), CENTERS[:2], np.zeros((2, 2), dtype=np.int32))
     assert checked_array("s", spots).array is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ...store.errors import CohortError
@@ -59,7 +60,14 @@ class Listing:
 
     def named(self, slide_id: str) -> list[Path]:
         """Images of one slide id; more than one where files differ in their ending alone."""
-        return [one.path for one in self.images if one.slide_id == slide_id]
+        return list(self._by_slide.get(slide_id, ()))
+
+    @cached_property
+    def _by_slide(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for one in self.images:
+            found.setdefault(one.slide_id, []).append(one.path)
+        return found
 
     def unclear(self, slide_id: str) -> Refused | None:
         """The refusal of a slide id that several images have; None where one has it."""

@@ -56,10 +56,10 @@ def _rows(path: Path) -> list[Row]:
             table = polars.read_parquet(path)
         else:
             table = polars.read_csv(path, infer_schema=False)
+        table = table.rename(str.strip)  # two columns may have one name then
     except (polars.exceptions.PolarsError, OSError) as error:
         msg = f"manifest {path} cannot be read ({str(error).splitlines()[0]}): wanted CSV or Parquet"
         raise CohortError(msg) from error
-    table = table.rename(str.strip)
     missing = [name for name in ("slide_id", "image") if name not in table.columns]
     if missing:
         msg = (
