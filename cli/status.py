@@ -24,10 +24,15 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Show slides, patients, patch sets, features and counts of a store."""
-    from ..store.catalog_file import load_folders  # and not the store, which waits for numpy
+    from ..store.catalog_file import saved_folders  # and not the store, which waits for numpy
     from ..store.choices import listed
 
-    summary = summarise(store, load_folders(store))
+    folders = saved_folders(store)
+    if folders is None:
+        from ..store.catalog import load_folders  # opens what changed
+
+        folders = load_folders(store)
+    summary = summarise(store, folders)
     if json:
         print_json(summary)
         return

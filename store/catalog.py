@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from .atomic import atomic_path, disk_errors
-from .catalog_file import CATALOG, YOUNG_NS, SavedCatalog, has_parquet, load_folders, stat_of, write_columns
-from .catalog_rows import Entry, Folder, to_columns
+from .catalog_file import CATALOG, YOUNG_NS, SavedCatalog, has_parquet, is_current, read_columns, stat_of, write_columns
+from .catalog_rows import Entry, Folder, list_folders, to_columns
 from .errors import StoreError
 from .expression import Expression, read_expression
 from .feature_file import FeatureFile, read_features
@@ -50,6 +50,21 @@ _KNOWN = Entry._fields.index("mtime_ns") + 1
 
 _MANY = 2000
 """Files to open from which a user is told what takes so long."""
+
+
+def load_folders(root: Path) -> tuple[Folder, ...]:
+    """Rows of every file, as columns: from the catalogue where nothing changed since, else brought up to date.
+
+    Raises
+    ------
+    StoreError
+        If `root` is no folder, or cannot be listed.
+    """
+    listed = list_folders(root)
+    saved = read_columns(root)
+    if saved is not None and is_current(root, saved, listed):
+        return saved.folders
+    return rebuild(root, listed, saved=saved)
 
 
 def load_catalog(root: Path) -> tuple[Entry, ...]:

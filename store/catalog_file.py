@@ -43,8 +43,8 @@ class SavedCatalog:
     unsure: tuple[str, ...] = ()
 
 
-def load_folders(root: Path) -> tuple[Folder, ...]:
-    """Rows of every file, as columns: from the catalogue where nothing changed since, else brought up to date.
+def saved_folders(root: Path) -> tuple[Folder, ...] | None:
+    """Rows of every file, as columns, from the catalogue; None where there is none, or a file changed since.
 
     Raises
     ------
@@ -53,11 +53,7 @@ def load_folders(root: Path) -> tuple[Folder, ...]:
     """
     listed = list_folders(root)
     saved = read_columns(root)
-    if saved is not None and _is_current(root, saved, listed):
-        return saved.folders
-    from .catalog import rebuild
-
-    return rebuild(root, listed, saved=saved)
+    return saved.folders if saved is not None and is_current(root, saved, listed) else None
 
 
 def read_columns(root: Path) -> SavedCatalog | None:
@@ -141,7 +137,7 @@ def has_parquet(root: Path, saved: SavedCatalog) -> bool:
     return saved.parquet == stat_of(root / CATALOG)
 
 
-def _is_current(root: Path, saved: SavedCatalog, listed: tuple[Folder, ...]) -> bool:
+def is_current(root: Path, saved: SavedCatalog, listed: tuple[Folder, ...]) -> bool:
     """Whether a catalogue speaks of the files that are there, and its copy in Parquet is the one written with it."""
     if saved.unsure or not has_parquet(root, saved):
         return False

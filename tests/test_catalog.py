@@ -13,8 +13,8 @@ import pytest
 from tissuary.benchmarks.catalogue import slide_name, write_many
 from tissuary.cli.status import status, summarise
 from tissuary.store import Store
-from tissuary.store.catalog import load_catalog
-from tissuary.store.catalog_file import load_folders, read_columns
+from tissuary.store.catalog import load_catalog, load_folders
+from tissuary.store.catalog_file import read_columns
 from tissuary.store.catalog_rows import Entry, list_folders
 from tissuary.store.errors import StoreError
 from tissuary.store.feature_file import write_features
