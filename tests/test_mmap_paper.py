@@ -226,7 +226,8 @@ def test_token_grids_stand_in_for_the_wider_views():
     wide = FeatureColumn("made-up@5x", "none", parts)
     both = replace(table, columns={wide.key: wide, **table.columns})
     grid = FeatureColumn("made-up@5x.grid2x2", "none", tuple(np.repeat(part[:, None], 4, axis=1) for part in parts))
-    with pytest.raises(HeadError, match=r"no token grid of made-up@5x\. Make them: `tissuary featurize .* --tokens 7x7`"):
+    missing = r"no token grid of made-up@5x\. Make them: `tissuary featurize .* --tokens 7x7`"
+    with pytest.raises(HeadError, match=missing):
         make_head("mmap", mode="paper", tokens=True).fit(both)
     ready = replace(both, token_columns={grid.key: grid})
     head = make_head("mmap", mode="paper", tokens=True, dim=6, epochs=1).fit(ready)
