@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import struct
 import time
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_all_that_can_be_read_are_taken_and_the_others_have_a_reason(tmp_path):
     assert "a folder with 1 image(s) in it: give it by itself" in reasons["more"]
     assert "holds a TIFF, but does not end so: rename it" in reasons["scan.part"]
     assert "no OME-Zarr image" in reasons["table.zarr"]
+
+
+def test_a_pipe_in_a_folder_is_not_opened(tmp_path):
+    image(tmp_path / "A.tif")
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)
+    try:
+        os.write(pipe, b"II*\0" * 2)  # else whoever reads it would wait for ever
+        cohort = load_cohort(tmp_path)
+    finally:
+        os.close(pipe)
+    assert ([one.slide_id for one in cohort.samples], cohort.left_out) == (["A"], (("pipe", NO_IMAGE),))
 
 
 def test_what_is_not_read_is_said_in_log_table_and_json(tmp_path, caplog):

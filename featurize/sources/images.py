@@ -208,6 +208,8 @@ def _reason_against(path: Path) -> str:
         return "DICOM, but no level of a whole slide, or not to be read"
     if suffix in IMAGE_SUFFIXES:
         return "" if path.is_file() else "no file that can be read"
+    if not path.is_file():  # to open a pipe would wait for ever
+        return NO_IMAGE
     try:
         with path.open("rb") as file:
             head = file.read(8)
