@@ -298,6 +298,24 @@ def test_positions_that_another_program_wrote_again(tmp_path, image, name, text,
     assert (spots.barcode.tolist(), spots.diameter_px) == (NAMES, 55.0)
 
 
+@pytest.mark.parametrize("said", ['"55"', "[55]", "NaN", "0", "-1", "true"])
+def test_a_diameter_that_is_no_number_says_nothing(tmp_path, image, said):
+    spatial = tmp_path / "run1/spatial"
+    spatial.mkdir(parents=True)
+    (spatial / "tissue_positions.csv").write_text("\n".join(map(",".join, [HEADER, *LINES])))
+    (spatial / "scalefactors_json.json").write_text(f'{{"spot_diameter_fullres": {said}}}')
+    tenx_h5(tmp_path / "run1/filtered_feature_bc_matrix.h5", barcode=NAMES, names=["A"], counts=np.ones((N, 1)))
+    (tmp_path / "run1/run1.tif").symlink_to(image)
+    (sample,) = load_cohort(tmp_path / "run1").samples
+    assert sample.read_measured().spots.diameter_px is None
+
+
+def test_a_diameter_that_is_no_number_is_no_doubt(look, caplog):
+    for said in (float("nan"), 0.0, "55"):
+        look(adata(uns={"spatial": {"S1": {"scalefactors": {"spot_diameter_fullres": said}}}}))
+    assert misplaced(caplog) == []
+
+
 @pytest.mark.parametrize(
     "spatial",
     [

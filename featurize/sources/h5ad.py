@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ...store.errors import CohortError
 from ..cohort import Measured, Spots
 from .access import reading
 from .count_matrix import CountMatrix, checked_matrix
-from .spot_table import ARRAY, IN_TISSUE, label_columns, under_tissue
+from .spot_table import ARRAY, IN_TISSUE, label_columns, stated_diameter, under_tissue
 
 HEST_PICTURE = "downscaled_fullres"
 """Key of the picture by which an AnnData of HEST is known, also outside its folders: its in_tissue means nothing."""
@@ -87,7 +86,7 @@ def _diameter_px(adata: Any) -> float | None:
     """Diameter of a spot in level-0 pixels, where one library of `uns["spatial"]` says it."""
     factors = [one.get("scalefactors") for one in _libraries(adata)]
     said = [one.get("spot_diameter_fullres") for one in factors if isinstance(one, Mapping)]
-    return float(said[0]) if len(said) == 1 and isinstance(said[0], Real) else None
+    return stated_diameter(said[0]) if len(said) == 1 else None
 
 
 def read_h5ad_counts(path: Path) -> CountMatrix:

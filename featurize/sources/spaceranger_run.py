@@ -21,7 +21,7 @@ from .access import reading
 from .count_matrix import CountMatrix, repeated_or_empty
 from .h5ad import DAMAGED, matrix_of
 from .joining import join
-from .spot_table import IN_TISSUE, under_tissue
+from .spot_table import IN_TISSUE, stated_diameter, under_tissue
 
 if TYPE_CHECKING:
     import polars
@@ -130,8 +130,7 @@ def _diameter_px(spatial: Path) -> float | None:
     path = spatial / SCALE_FACTORS
     with reading(path):
         text = path.read_bytes() if path.is_file() else b"{}"
-    said = json.loads(text).get("spot_diameter_fullres")  # `run_pitch_um` has read the file already
-    return None if said is None else float(said)
+    return stated_diameter(json.loads(text).get("spot_diameter_fullres"))  # `run_pitch_um` has read the file already
 
 
 def _read_table(path: Path) -> polars.DataFrame:

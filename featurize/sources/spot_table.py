@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +101,13 @@ def under_tissue(values: Any, path: Path) -> Ints:
     if not inside.all():
         log.info("%s: %d of %d spots lie beside the tissue and are left out", path, (~inside).sum(), len(cells))
     return np.flatnonzero(inside)
+
+
+def stated_diameter(said: Any) -> float | None:
+    """Diameter of a spot in level-0 pixels as scale factors have it; None of what is no positive number."""
+    if isinstance(said, bool) or not isinstance(said, Real):
+        return None
+    return float(said) if 0 < said < math.inf else None
 
 
 def label_columns(columns: Iterable[tuple[str, Any]]) -> dict[str, NDArray[np.object_]]:
