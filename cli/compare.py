@@ -42,7 +42,7 @@ def compare(
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: folds as tasks of a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster.")] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train everything anew, and take no cell of an earlier comparison.")
+        bool, typer.Option("--fresh", help="Train everything again, and take no cell of an earlier comparison.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..store.naming import UNKNOWN_PATIENT
 from .index_words import how_measured
 from .patch_pictures import SIDE_PX, PatchPicture, patch_pictures
 
@@ -86,7 +87,7 @@ def _tiles(
     number = record.slide_ids.index(query["slide_id"])
     patient = record.patient_ids[number]
     x_um, y_um = index.center_um[index.rows_of(number)[query["patch"]]]
-    first = ("query", f"{query['slide_id']}:{query['patch']}", patient, f"x {x_um:.0f}  y {y_um:.0f} um")
+    first = ("query", f"{query['slide_id']}:{query['patch']}", _person(patient), f"x {x_um:.0f}  y {y_um:.0f} um")
     tiles = [Tile(pictures[0], (*first, *_origin(pictures[0])), QUERY)]
     for hit, picture in zip(found, pictures[1:], strict=True):
         own = (
@@ -99,11 +100,16 @@ def _tiles(
         lines = (
             f"{hit.rank}   distance {hit.distance:.4f}",
             f"{hit.slide_id}:{hit.patch}",
-            f"{hit.patient_id}{own}",
+            f"{_person(hit.patient_id)}{own}",
             f"x {hit.x_um:.0f}  y {hit.y_um:.0f} um",
         )
         tiles.append(Tile(picture, (*lines, *_origin(picture)), OWN if own else None))
     return tiles
+
+
+def _person(patient_id: str) -> str:
+    """A patient as a caption names it; one that is not known says so itself."""
+    return patient_id if patient_id.startswith(UNKNOWN_PATIENT) else f"patient {patient_id}"
 
 
 def _origin(picture: PatchPicture) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def _print(name: str, findings: tuple[Finding, ...]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=name, title_justify="left")
-    for column in ("", "what", "found", "mend"):
+    for column in ("", "what", "found", "what to do"):
         table.add_column(column, no_wrap=column == "what")
     for finding in findings:
         sign = {"ok": "+", "note": "o", "missing": "-"}[finding.state]

@@ -26,6 +26,7 @@ def export(
     from dataclasses import asdict
 
     from ..store import Store
+    from ..store.choices import plural
     from ..store.exchange.exporting import export_store
     from ..store.exchange.registry import exporter_named
 
@@ -35,7 +36,8 @@ def export(
     if json:
         print_json(asdict(report))
     files = sum(len(one.files) for one in report.done)
-    say(f"{report.tool}: {len(report.done)} slides of {report.patches}, {files} files -> {report.out}")
+    slides = f"{plural(len(report.done), 'slide')} of {report.patches}"
+    say(f"{report.tool}: {slides}, {plural(files, 'file')} -> {report.out}")
     others = [name for name in opened.patch_sets if name != report.patches]
     if others and patches is None:
         say(f"  other patch sets stay: {', '.join(others)} (--patches NAME)")

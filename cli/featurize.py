@@ -45,10 +45,11 @@ def featurize(
 def run(source: Path, store: Path, options: FeaturizeOptions, *, format: str) -> FeaturizeReport:
     """Featurize under a progress bar and say in words what was done."""
     from ..featurize.pipeline import featurize as run_featurize
+    from ..store.choices import plural
 
     with progress_bar("featurize") as progress:
         report = run_featurize(source, store, options=options, format=format, progress=progress)
-    say(f"{report.source}; {len(report.done)} slides in {report.seconds:.1f} s -> {report.store}")
+    say(f"{report.source}; {plural(len(report.done), 'slide')} in {report.seconds:.1f} s -> {report.store}")
     for backbone, licence in report.licences.items():
         say(f"  licence of {backbone}: {licence}")
     for slide in report.done:

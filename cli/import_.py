@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,10 +86,11 @@ def import_(
 def _say(report: ImportReport, declared: Declared) -> None:
     """Say in words what was imported."""
     from ..featurize.sources.images import without_image_suffix
+    from ..store.choices import plural
     from ..store.naming import UNKNOWN_PATIENT
     from ..store.patients import look_alike_warning
 
-    say(f"{report.tool}: {len(report.done)} files -> {report.store}")
+    say(f"{report.tool}: {plural(len(report.done), 'file')} -> {report.store}")
     for one in report.done:
         what = f"{one.key} {one.shape} {one.dtype}" if one.key else f"{one.shape[0]} patches"
         state = "" if one.written else ", in the store already"
@@ -96,14 +98,16 @@ def _say(report: ImportReport, declared: Declared) -> None:
         say(f"  {one.slide_id}: {what} on {one.patches}, {one.mpp:g} um/px ({one.mpp_source}){said}{state}")
         for note in one.notes:
             say(f"    {note}")
-    keys = sorted({one.key for one in report.done if one.key})
-    if len({key.split("@")[0] for key in keys}) < len(keys) and declared.view is None:
-        say(f"  one encoder came under several keys, {', '.join(keys)}: --view keeps slides of similar scale together")
+    keys = sorted({one.key for one in report.done if one.key}) if declared.view is None else []
+    for encoder, same in groupby(keys, key=lambda key: key.split("@")[0]):
+        if len(some := list(same)) > 1:
+            say(
+                f"  {encoder} came under several keys, {', '.join(some)}: --view keeps slides of similar scale together"
+            )
     unknown = {one.slide_id for one in report.done if one.patient_id.startswith(UNKNOWN_PATIENT)}
     if unknown:
-        say(
-            f"  the patient is unknown of {', '.join(sorted(unknown)[:5])} ({len(unknown)} in all): --patients FILE.csv"
-        )
+        names = f"{', '.join(sorted(unknown)[:5])}{', ...' if len(unknown) > 5 else ''}"
+        say(f"  {plural(len(unknown), 'slide')} without a patient: {names}. Name patients with --patients FILE.csv")
     done = {one.slide_id for one in report.done}
     strange = sorted(name for name in declared.patient_of if not {name, without_image_suffix(name)} & done)
     if strange:

@@ -33,7 +33,7 @@ def index(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda: where the report's search runs.")] = "cpu",
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build anew from all slides, where new ones would be added.")
+        bool, typer.Option("--rebuild", help="Build again from all slides, where new ones would be added.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
@@ -106,7 +106,7 @@ def _settings(
         if record.kind == "ivf":  # an exact one may have been `auto`, and may have to become `ivf`
             settings["kind"] = "ivf"
         settings["recall"] = record.ivf.target if record.ivf else default.recall
-    except StoreError:  # there is none, or it cannot be read and is built anew
+    except StoreError:  # there is none, or it cannot be read and is built again
         pass
     settings |= {name: value for name, value in given.items() if value is not None}
     options = BuildOptions(settings["metric"], settings["kind"], settings["recall"], rebuild, device)
@@ -138,6 +138,7 @@ def _as_json(built: Built) -> dict[str, Any]:
 
 def index_words(built: Built) -> list[str]:
     """What became of an index, how true it is and how slides mix in it, in plain sentences."""
+    from ..store.choices import plural
     from .index_words import image_words, mixing_words, recall_words
 
     record = built.index.record
@@ -145,9 +146,13 @@ def index_words(built: Built) -> list[str]:
         record.standardised, "standardised within each slide"
     )
     head = (
-        f"index {record.name}: {len(built.index)} patches of {len(record.slide_ids)} slides, {record.kind}, "
+        f"index {record.name}: {plural(len(built.index), 'patch', 'patches')} of "
+        f"{plural(len(record.slide_ids), 'slide')}, {record.kind}, "
         f"{record.metric}, {where}"
     )
-    done = {"unchanged": "unchanged", "added to": f"{len(built.added)} slides added: {', '.join(built.added[:5])}"}
+    done = {
+        "unchanged": "unchanged",
+        "added to": f"{plural(len(built.added), 'slide')} added: {', '.join(built.added[:5])}",
+    }
     lines = [head, f"  {done.get(built.done, 'built')}{f', as {built.why}' if built.why else ''}"]
     return [*lines, *recall_words(record), *image_words(record), *mixing_words(record)]

@@ -67,14 +67,16 @@ def predict(
 
 
 def _show(report: PredictReport) -> None:
-    what = "spots" if report.patches == "spots" else f"tiles of {report.patches}"
+    from ..store.choices import plural
+
+    noun, of = ("spot", "") if report.patches == "spots" else ("tile", f" of {report.patches}")
     for one in report.done:
-        result(f"{one.slide_id}: {one.rows} {what}, {_trust(one)} -> {len(one.files)} files")
+        result(f"{one.slide_id}: {plural(one.rows, noun)}{of}, {_trust(one)} -> {plural(len(one.files), 'file')}")
         for note in one.notes:
             say(f"  {note}")
     kept = sum(one.kept for one in report.done)
     there = f" ({kept} predicted before)" if kept else ""
-    result(f"{len(report.done)} slides{there}, maps of {', '.join(report.genes)} -> {report.out}")
+    result(f"{plural(len(report.done), 'slide')}{there}, maps of {', '.join(report.genes)} -> {report.out}")
 
 
 def _trust(one: SlideReport) -> str:

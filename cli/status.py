@@ -25,7 +25,7 @@ def status(
 ) -> None:
     """Show slides, patients, patch sets, features and counts of a store."""
     from ..store.catalog_file import saved_folders  # and not the store, which waits for numpy
-    from ..store.choices import listed
+    from ..store.choices import listed, plural
 
     folders = saved_folders(store)
     if folders is None:
@@ -36,10 +36,10 @@ def status(
     if json:
         print_json(summary)
         return
-    patients = f"{summary['patients']} patients ({summary['unknown_patients']} unknown)"
+    patients = f"{plural(summary['patients'], 'patient')} ({summary['unknown_patients']} unknown)"
     size, scale = f"{summary['bytes'] / 2**20:.1f} MiB", _span(summary["mpp"])
     counts = f"{summary['with_counts']} with counts" + (f", at {scale} um/px" if summary["slides"] else "")
-    result(f"{summary['slides']} slides of {patients}, {counts}, {size} in {store}")
+    result(f"{plural(summary['slides'], 'slide')} of {patients}, {counts}, {size} in {store}")
     if summary["slide_ids"]:
         result(f"slides {listed(summary['slide_ids'])}")
     for line in aligned([_COLUMNS, *(_cells(row, summary["slides"]) for row in summary["features"])]):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import protocol_options as shared
 from .output import print_json, progress_bar, result, say
+
+if TYPE_CHECKING:
+    from ..heads.prediction.training import TrainReport
 
 
 def train(
@@ -63,10 +66,17 @@ def train(
     if json:
         print_json(asdict(report))
     else:
-        result(
-            f"{report.head} on {report.spots} spots of {len(report.slides)} slides of {len(report.patients)} patients, "
-            f"{report.genes} genes, {', '.join(report.keys)}: {report.seconds:.1f} s -> {report.out}"
-        )
+        result(_said(report))
         result(f"  tissuary predict {report.out} {store} --out maps")
     for warning in report.warnings:
         say(f"warning: {warning}")
+
+
+def _said(report: TrainReport) -> str:
+    """What was trained on what, in one line."""
+    from ..store.choices import plural
+
+    slides, patients = plural(len(report.slides), "slide"), plural(len(report.patients), "patient")
+    rows, genes = plural(report.spots, "spot"), plural(report.genes, "gene")
+    on = f"{report.head} on {rows} of {slides} of {patients}, {genes}, {', '.join(report.keys)}"
+    return f"{on}: {report.seconds:.1f} s -> {report.out}"

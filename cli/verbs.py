@@ -167,6 +167,7 @@ def _stoppable(verb: Verb) -> Callable[..., None]:
             verb.run(**given)
         except KeyboardInterrupt:  # also while a library is imported
             say(stopped_words(verb, given, sys.argv[1:]))
+            exec("")  # Python forgets an interrupt that came while a library ran `exec`, and leaves with the code below
             raise typer.Exit(STOPPED) from None
 
     return run

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 
 from ..store.choices import as_names
 from ..store.errors import CohortError
 from ..store.naming import VIEW_ALIASES, feature_key
+from ..store.option_types import check_types, wanted_type
 from .shards import Shard, parse_shard
 from .stages import StageReport
 from .views import LAYOUTS, MAX_UPSAMPLING, NATIVE, resolve_view
@@ -109,6 +109,7 @@ class FeaturizeOptions:
     shard: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("views", "tokens", "backbones"):
             object.__setattr__(self, name, as_names(getattr(self, name), name))
         object.__setattr__(self, "grid_um", _as_tiles(self.grid_um))
@@ -198,11 +199,9 @@ def _check_weights(weights: object) -> None:
 def _check_numbers(options: FeaturizeOptions) -> None:
     positive = [("um/px", options.mpp), ("spot pitch in um", options.pitch_um)]
     positive += [("grid tile in um", tile) for tile in options.grid_um]
-    others = [(name, getattr(options, name)) for name in ("overlap_um", "min_tissue", "max_upsampling")]
-    others += [(name, getattr(options, name)) for name in ("batch", "readers", "threads")]
-    for label, value in (*positive, *others):
-        if value is not None and not isinstance(value, Real):
-            msg = f"{label} {value!r}: wanted a number, not {type(value).__name__}"
+    for tile in options.grid_um:
+        if wrong := wanted_type(tile, float):
+            msg = f"grid tile in um {tile!r}: wanted {wrong}"
             raise CohortError(msg)
     for label, value in positive:
         if value is not None and not 0 < value < 1e5:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
+from typing import ClassVar, Self
 
 from ..store.errors import HeadError
 from ..store.feature_column import FeatureColumn
@@ -58,6 +58,8 @@ class CMRC(RetrievalHead):
     anchor, epochs, members, seed, device
         As in `NeuralHead`; members None is 3, and 1 in mode "paper". No anchor in mode "paper".
     """
+
+    choices: ClassVar = {"tokens": TOKENS, "target": TARGETS}
 
     modes = ("default", "fixed", "paper")
 

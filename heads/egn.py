@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +147,8 @@ class EGN(NeuralHead):
     anchor, epochs, members, seed, device
         As in `NeuralHead`; members None is 3, and 1 in mode "paper".
     """
+
+    choices: ClassVar = {"neighbours": NEIGHBOURS}
 
     candidates = (10, 20)
     expression = True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..store.errors import HeadError
 from ..store.table import Table
 from .engine.module import HeadModule, Shape
 from .m2ort_layers import ATTENTIONS, AlignedMixer, MixerSize
-from .tokens import GRIDS, TILES, Level, Rows, aligned_levels, chosen_levels, how_to_get
+from .tokens import GRIDS, LAYOUTS, LEVELS, TILES, Level, Rows, aligned_levels, chosen_levels, how_to_get
 from .tokens_head import DefaultMode, TokenHead
 from .tokens_onto import cells_onto
 
@@ -63,6 +65,8 @@ class M2ORT(TokenHead):
     anchor, epochs, members, seed, device
         As in `NeuralHead`.
     """
+
+    choices: ClassVar = {"layout": LAYOUTS, "levels": LEVELS, "size": tuple(SIZES), "attention": ATTENTIONS}
 
     candidates = (5, 10)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from ..store.errors import HeadError
 from ..store.table import Table
 from .engine.module import HeadModule, Shape
 from .m2ost_layers import NestedMixer
-from .tokens import GRIDS, Level, Rows, chosen_levels, grid_levels, how_to_get
+from .tokens import GRIDS, LEVELS, Level, Rows, chosen_levels, grid_levels, how_to_get
 from .tokens_head import DefaultMode, TokenHead
 from .tokens_onto import cells_onto
 
@@ -57,6 +57,8 @@ class M2OST(TokenHead):
     anchor, epochs, members, seed, device
         As in `NeuralHead`.
     """
+
+    choices: ClassVar = {"levels": LEVELS}
 
     candidates = (5, 10)
 

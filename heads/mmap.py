@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..store.table import Table
 from .contract import training_arrays, with_views
 from .engine.head import NeuralHead, member_seeds
 from .engine.module import HeadModule, Shape
-from .engine.neighbourhoods import NeighbourRule, kinds_of
+from .engine.neighbourhoods import NEIGHBOURS, NeighbourRule, kinds_of
 from .engine.rows import RowData
 from .engine.training import TrainingOptions
 from .mmap_network import MultiViewPrototypes, Widths, finest_view
@@ -69,6 +69,8 @@ class MMAP(NeuralHead):
     anchor, epochs, members, seed, device
         As in `NeuralHead`; `paper` takes 50 epochs and one member where not told.
     """
+
+    choices: ClassVar = {"neighbours": NEIGHBOURS, "bank": BANKS, "stacking": STACKING}
 
     def __init__(
         self,

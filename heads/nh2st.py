@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ..store.feature_column import FeatureColumn
 from ..store.table import Table
 from .engine.head import NeuralHead
 from .engine.module import HeadModule, Shape
-from .engine.neighbourhoods import NeighbourRule, in_tissue, kinds_of
+from .engine.neighbourhoods import NEIGHBOURS, NeighbourRule, in_tissue, kinds_of
 from .engine.training import TrainingOptions
 from .nh2st_context import ContextNetwork, ContextWidths
 from .nh2st_hypergraph import propagation_column
@@ -61,6 +61,8 @@ class NH2ST(NeuralHead):
     anchor, seed, device
         As in `NeuralHead`.
     """
+
+    choices: ClassVar = {"neighbours": NEIGHBOURS}
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 from ..store.choices import instead
 from ..store.errors import HeadError
 from .contract import Head
+from .option_values import check_values
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def make_head(name: str, **options: Any) -> Head:
     Raises
     ------
     HeadError
-        If there is no head of that name, or it has no such option; the message names the nearest.
+        If there is no head of that name, or it has no such option or value; the message names the nearest.
     """
-    name, _, written = name.partition(":")
+    name, _, written = str(name).partition(":")
     if name not in HEADS:
         raise _no_head([name])
     cls = _class_of(name)
@@ -121,6 +122,7 @@ def make_head(name: str, **options: Any) -> Head:
         what = f"mode {options['mode']!r}; of options" if unknown[0] == "mode" else f"option {unknown[0]!r}:"
         msg = f"head {name!r} has no {what} {have}"
         raise HeadError(msg)
+    check_values(name, cls, options, modes=HEADS[name].modes)
     try:
         head: Head = cls(**options)
     except TypeError as error:

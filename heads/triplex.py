@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..store.neighbours import Neighbourhood
 from ..store.table import Table
 from .engine.head import NeuralHead
 from .engine.module import HeadModule, Shape
-from .engine.neighbourhoods import NeighbourRule, kinds_of, shuffled_within
+from .engine.neighbourhoods import NEIGHBOURS, NeighbourRule, kinds_of, shuffled_within
 from .engine.rows import RowData
 from .engine.training import TrainingOptions
 from .triplex_layers import SIDE
@@ -72,6 +72,8 @@ class Triplex(NeuralHead):
     anchor, epochs, members, seed, device
         As in `NeuralHead`; 20 epochs and two members, one in `paper`, where not told.
     """
+
+    choices: ClassVar = {"neighbours": NEIGHBOURS}
 
     candidates = (20,)
 

@@ -138,8 +138,8 @@ def check_named(opened: Mapping[Path, os.stat_result | None], path: Path) -> Non
         found = named_file(name)
         if found is None or own is None or not os.path.samestat(found, own):
             msg = (
-                f"another job has begun {path} anew meanwhile; it is left to that job. Run again when it is done; "
-                "what is complete is skipped."
+                f"another job has started {path} from its first row meanwhile; it is left to that job. Run again when "
+                "it is done; what is complete is skipped."
             )
             raise StoreError(msg)
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LISTED = 30
 """Names that a message lists."""
 
+BEGINNING = 3
+"""Letters from which on a name is taken for the beginning of another."""
+
 
 def listed(names: Iterable[str]) -> str:
     """Names with commas, the first thirty of them, or "none"."""
@@ -26,14 +29,21 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(every[:LISTED]) or "none") + more
 
 
-def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Up to three names that read like one, or hold it, whatever their case, the nearest first."""
-    wanted, by_lower = name.lower(), {one.lower(): one for one in names}
+def plural(n: int, one: str, several: str | None = None) -> str:
+    """A number and what it counts: `1 slide`, `2 slides`."""
+    return f"{n:,} {one if n == 1 else several or f'{one}s'}"
+
+
+def nearest(name: object, names: Iterable[str]) -> tuple[str, ...]:
+    """Up to three names that read like one, begin with it or hold it, whatever their case, the nearest first."""
+    wanted, by_lower = str(name).lower(), {one.lower(): one for one in names}
+    begin = [one for one in by_lower if len(wanted) >= BEGINNING and one.startswith(wanted)]
     close = difflib.get_close_matches(wanted, by_lower, n=3, cutoff=0.7)
-    return tuple(by_lower[one] for one in close or [one for one in by_lower if wanted and wanted in one][:3])
+    hold = [one for one in by_lower if wanted and wanted in one]
+    return tuple(by_lower[one] for one in list(dict.fromkeys([*close, *begin]) or hold)[:3])
 
 
-def instead(name: str, names: Sequence[str]) -> str:
+def instead(name: object, names: Sequence[str]) -> str:
     """`did you mean x? There are x, y, z`, or what there is alone."""
     near = nearest(name, names)
     have = f"here are {listed(names)}"

@@ -53,7 +53,7 @@ def resume(path: Path, header: FeatureHeader, identity: Mapping[str, Any]) -> tu
     except StoreError as error:
         problem = problem or str(error)
     if problem:
-        log.warning("%s is begun anew; what a former job left of it cannot be used: %s", path, problem)
+        log.warning("%s starts from its first row; what an earlier job left of it cannot be used: %s", path, problem)
         journal.close()
         return None
     log.info("%s: %d blocks of a former job are there", path, len(journal.blocks))

@@ -57,7 +57,7 @@ def open_job(
     """
     if path.exists():
         remove_resumable(path)
-        msg = f"{path} is complete, and a file is written once: delete it to have it written anew"
+        msg = f"{path} is complete, and a file is written once: delete it to have it written again"
         raise StoreError(msg)
     if not np.array_equal(np.sort(order), np.arange(shape[0])):
         msg = f"slide {header.slide_id}: the order of {len(order)} visits is no permutation of {shape[0]} rows"
@@ -122,8 +122,8 @@ class FeatureJob:
         Raises
         ------
         StoreError
-            If these are not the next block's rows, a value is NaN or infinite, another job has begun the file anew, or
-            the disk is full. The blocks so far are kept.
+            If these are not the next block's rows, a value is NaN or infinite, another job has started the file from
+            its first row, or the disk is full. The blocks so far are kept.
         """
         done = self.blocks_done
         if done == self.blocks or len(values) != len(rows) or not np.array_equal(rows, self._rows_of(done)):
@@ -170,7 +170,7 @@ class FeatureJob:
         Raises
         ------
         StoreError
-            If blocks are missing, or another process wrote the file, or began it anew, meanwhile.
+            If blocks are missing, or another process wrote the file, or began it again, meanwhile.
         """
         if self.blocks_done < self.blocks:
             msg = f"slide {self._header.slide_id}: {self.blocks_done} blocks were written, wanted {self.blocks}"

@@ -20,6 +20,9 @@ TOOLS = {"trident": "TRIDENT", "clam": "CLAM", "stamp": "STAMP", "hest": "HEST",
 
 OWN = "tissuary-"
 
+LEVELS = ("", "*/", "*/*/")
+"""Folders below a path in which output of another tool is looked for."""
+
 
 def tool_of(file: Any) -> str | None:
     """Format of the tool that seems to have written an opened HDF5 file, by its datasets and attributes.
@@ -145,7 +148,7 @@ def tool_output(path: Path) -> ToolOutput | None:
 def _is_slide2vec(path: Path) -> Path | None:
     sidecars = [path.with_name(f"{path.stem}.meta.json")] if path.suffix in (".pt", ".npz") else []
     if path.is_dir():
-        sidecars = list(_some(path, "*.meta.json", "*_embeddings/*.meta.json", "*/*_embeddings/*.meta.json"))
+        sidecars = list(_some(path, "*.meta.json", *(f"{at}*_embeddings/*.meta.json" for at in LEVELS)))
     for sidecar in sidecars:
         if {"artifact_type", "encoder_name"} <= _json(sidecar).keys():
             return sidecar if path.is_dir() else path
@@ -157,7 +160,7 @@ def _is_hs2p(path: Path) -> Path | None:
     stem = path.name.removesuffix(".npz").removesuffix(".meta.json")
     metas = [path.with_name(f"{stem}.meta.json")] if stem.endswith(".coordinates") else []
     if path.is_dir():
-        metas = list(_some(path, *(f"{at}*.coordinates.meta.json" for at in ("", "tiles/", "*/tiles/"))))
+        metas = list(_some(path, *(f"{at}*.coordinates.meta.json" for at in ("", "tiles/", "*/tiles/", "*/*/tiles/"))))
     found = next((meta for meta in metas if {"tiling", "provenance"} <= _json(meta).keys()), None)
     return found if path.is_dir() or found is None else path
 
@@ -173,7 +176,7 @@ def is_lazyslide(folder: Path) -> bool:
 
 
 def _is_lazyslide(path: Path) -> Path | None:
-    folders = [path, *_some(path, "*.zarr")] if path.is_dir() else []
+    folders = [path, *_some(path, *(f"{at}*.zarr" for at in LEVELS))] if path.is_dir() else []
     return next((folder for folder in folders if is_lazyslide(folder)), None)
 
 

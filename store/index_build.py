@@ -198,6 +198,6 @@ def _warn_of_shift(new: FeatureColumn, shift: Floats, scale: Floats, record: Ind
         if away > SHIFTED:
             log.warning(
                 "slide %s lies %.2f standard deviations from the %d slides that standardise the index of %s (more "
-                "than %.1f): build it anew with `--rebuild`, which also measures `--standardise slide`",
+                "than %.1f): build it again with `--rebuild`, which also measures `--standardise slide`",
                 slide_id, away, len(record.statistics_from), record.key, SHIFTED,
             )  # fmt: skip

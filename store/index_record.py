@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .errors import StoreError
 from .mixing import Mixing
 from .naming import UNKNOWN_PATIENT
+from .option_types import check_types
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -43,6 +44,9 @@ class BuildOptions:
     recall: float = 0.99
     rebuild: bool = False
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)

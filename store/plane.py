@@ -46,7 +46,7 @@ def checked_centers(center_um: Floats, what: str = "row") -> Floats:
     return center_um
 
 
-def checked_count(name: str, value: int) -> int:
+def checked_count(name: str, value: object) -> int:
     """A whole number of neighbours, one at least.
 
     Raises
@@ -54,8 +54,8 @@ def checked_count(name: str, value: int) -> int:
     StoreError
         If it is not.
     """
-    if value != int(value):
-        msg = f"{name} = {value}: ask for a whole number of neighbours"
+    if not isinstance(value, int | float | np.integer | np.floating) or value != value // 1:
+        msg = f"{name} = {value!r}: ask for a whole number of neighbours"
         raise StoreError(msg)
     if value < 1:
         msg = f"{name} = {value}: ask for at least one neighbour"

@@ -150,9 +150,11 @@ def _unknown(*, pitch_um: float | None, pitch_px: float | None) -> str:
             f"a spot pitch of {pitch_um:g} um was declared, but the slide has no spots with array "
             "positions to measure it on in px. Give --mpp X (um per pixel), or mpp in a manifest."
         )
-    found = "" if pitch_px is None else f" Its spots are {pitch_px:.1f} px apart."
+    never = "no um/px is known, and it is never guessed."
+    if pitch_px is None:
+        return f"{never} Give --mpp X (um per pixel), or mpp in a manifest."
     return (
-        f"no um/px is known, and it is never guessed.{found} Give --mpp X (um per pixel), "
+        f"{never} Its spots are {pitch_px:.1f} px apart. Give --mpp X (um per pixel), "
         "--pitch-um X (distance of neighbouring spots in um, such as 200 for the first Spatial Transcriptomics arrays "
         "or 100 for Visium), or mpp or pitch_um in a manifest."
     )

@@ -120,7 +120,7 @@ def open_h5(path: Path, encoding: Encoding) -> Iterator[Any]:
         file = h5py.File(path, "r")
     except OSError as error:
         if error.errno is not None:  # the file is not to blame: no permission, too many open files, a lock on it
-            msg = f"{path} cannot be opened now ({error}): mend what keeps it from being read, and run again"
+            msg = f"{path} cannot be opened now ({error}): correct what keeps it from being read, and run again"
             raise StoreError(msg) from error
         msg = f"{path} is not a whole HDF5 file ({error}). Delete it and run featurize again: it will be rewritten."
         raise DamagedFileError(msg) from error

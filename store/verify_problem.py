@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import StoreError
 
-_ANEW = "delete it and run `tissuary featurize` again: what is missing is made anew, the rest is skipped"
+_ANEW = "delete it and run `tissuary featurize` again: what is missing is made again, the rest is skipped"
 
 MENDS = {
     "slide": _ANEW,
@@ -16,11 +16,11 @@ MENDS = {
     "features": _ANEW,
     "expression": _ANEW,
     "index": "run `tissuary index` again",
-    "catalog": "delete catalog.json and catalog.parquet; `tissuary status` makes them anew",
+    "catalog": "delete catalog.json and catalog.parquet; `tissuary status` makes them again",
     "place": "move it out of the store, or back to where it was",
-    "qc": "delete it and run `tissuary featurize` again: the picture is drawn anew",
+    "qc": "delete it and run `tissuary featurize` again: the picture is drawn again",
 }
-"""How to mend a file, by its kind."""
+"""How to fix a file, by its kind."""
 
 _NAMED = 5
 
@@ -51,7 +51,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = ", ".join(part for part in (self.path, self.dataset, self.where) if part)
-        return f"{place}: {self.what}. To mend it: {self.mend}."
+        return f"{place}: {self.what}. To fix it: {self.mend}."
 
 
 def of_error(root: Path, path: str, error: Exception, *, mend: str) -> Problem:

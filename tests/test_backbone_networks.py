@@ -194,7 +194,7 @@ def test_a_library_with_other_names_says_which_to_install(monkeypatch, transform
         ),
         (
             replace(VIT, architecture_options={**SMALL, "hidden_act": "nope"}),
-            r"ViTModel of backbone small\+random0 does not take .* \(KeyError: 'nope'\): mend arch",
+            r"ViTModel of backbone small\+random0 does not take .* \(KeyError: 'nope'\): correct arch",
         ),
         (replace(VIT, architecture="AutoModel"), r"'AutoModel' of backbone small\+random0: choose one of ViTModel"),
         (replace(KEEP, architecture_options={"trunk": "test_vit"}), "wanted projection_dim, trunk, trunk_options"),
@@ -329,6 +329,6 @@ def test_a_record_that_miscounts_tokens_is_refused(wrong):
     plain = TINY | {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "token_grid": (4, 4)}
     assert build_encoder(BackboneRecord(**plain), weights="random").token_dim == 64
     with pytest.raises(
-        BackboneError, match=r"patch tokens after \d others, its record says .*mend token_grid or prefix"
+        BackboneError, match=r"patch tokens after \d others, its record says .*correct token_grid or prefix"
     ):
         build_encoder(BackboneRecord(**plain | wrong), weights="random")

@@ -101,7 +101,7 @@ def test_names_that_cannot_be_had_say_why():
         assert why in str(error.value)
     with pytest.raises(BackboneError, match=r"'Atlas' is known .* open sibling is rudolfv2"):
         get_record("Atlas")
-    with pytest.raises(BackboneError, match=r"did you mean conch-v1\.unprojected, conch-v1\.projected\?"):
+    with pytest.raises(BackboneError, match=r"did you mean conch-v1\.unprojected or conch-v1\.projected\?"):
         get_record("conch-v1")
 
 

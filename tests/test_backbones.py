@@ -184,7 +184,9 @@ def test_names_of_embedded_encoders_are_reserved(tmp_path, key):
 def test_names_that_are_not_known_are_answered_with_near_ones():
     with pytest.raises(BackboneError, match="did you mean uni2-h"):
         get_record("uni2h")
-    with pytest.raises(BackboneError, match=r"did you mean virchow2\.cls\+mean, virchow2\.cls\?"):
+    with pytest.raises(BackboneError, match=r"did you mean stain-texture\? There are stain-texture, haem"):
+        get_record("stain")
+    with pytest.raises(BackboneError, match=r"did you mean virchow2\.cls\+mean or virchow2\.cls\?"):
         get_record("virchow2")  # pooling is never a silent default
 
 
@@ -440,16 +442,19 @@ def test_another_dimension_than_the_record_says(weights):
         ),
         (
             replace(CONV, architecture_options={"features_only": True, "out_indices": [99]}),
-            r"test_efficientnet of backbone conv\+random0 does not take .*99.* \(IndexError: .*: mend architecture_opt",
+            r"test_efficientnet of backbone conv\+random0 does not take .*99.* \(IndexError: .*: correct arch",
         ),
-        (replace(CONV, architecture_options={"pruned": True}), r"does not take .*pruned.* \(FileNotFoundError: .*mend"),
-        (replace(CONV, architecture_options={"norm_layer": "nope"}), r"does not take .* \(KeyError: 'nope'\): mend"),
-        (replace(TINY, architecture_options={"num_heads": 0}), r"does not take .* \(ZeroDivisionError: .*: mend"),
-        (replace(TINY, architecture_options={"weight_init": "zz"}), r"does not take .* \(AssertionError\): mend"),
+        (
+            replace(CONV, architecture_options={"pruned": True}),
+            r"does not take .*pruned.* \(FileNotFoundError.*correct",
+        ),
+        (replace(CONV, architecture_options={"norm_layer": "nope"}), r"does not take .* \(KeyError: 'nope'\): correct"),
+        (replace(TINY, architecture_options={"num_heads": 0}), r"does not take .* \(ZeroDivisionError: .*: correct"),
+        (replace(TINY, architecture_options={"weight_init": "zz"}), r"does not take .* \(AssertionError\): correct"),
         (replace(TINY, architecture_options={"mlp_layer": ["Mlp"]}), r"^mlp_layer \['Mlp'\] .* choose one of Mlp"),
         (
             replace(CONV, architecture_options={"in_chans": 4}),
-            r"conv\+random0 \(test_efficientnet\) does not take an input of 32 px \(RuntimeError: (.|\n)*mend input_px",
+            r"conv\+random0 \(test_efficientnet\) does not take an input of 32 px \(RuntimeError: (.|\n)*correct input",
         ),
         (replace(TINY, prefix_tokens=0), "no prefix_tokens, so no class token"),
         (replace(TINY, loader="transformers"), r"architecture 'test_vit' of backbone tiny\+random0: choose one of ViT"),
@@ -536,7 +541,7 @@ def test_the_real_mobilenet_gives_its_golden_vector(real_data):
 def test_the_real_mobilenet_with_the_wrong_options_is_refused(real_data, dropped):
     record = load_record(real_data / "weights" / "mobilenetv2_035.json")
     options = {name: value for name, value in record.architecture_options.items() if name != dropped}
-    with pytest.raises(BackboneError, match=r"fails its golden vector: .* mend the record"):
+    with pytest.raises(BackboneError, match=r"fails its golden vector: .* correct the record"):
         build_encoder(replace(record, architecture_options=options))
 
 

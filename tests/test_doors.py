@@ -4,15 +4,18 @@ import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from tissuary.cli.main import main
 from tissuary.featurize import FeaturizeOptions
 from tissuary.heads import CompareOptions, PredictOptions, TrainOptions, compare, make_head, train
 from tissuary.heads.evaluation.comparison_plan import make_plan
+from tissuary.heads.registry import HEADS
 from tissuary.store import Store
 from tissuary.store.errors import TissuaryError
 from tissuary.store.feature_file import write_features
+from tissuary.store.index_record import BuildOptions
 from tissuary.store.schema import features_path
 
 KEY = "toy@20x"
@@ -103,6 +106,8 @@ def test_several_patch_sets_without_spots_are_named_with_the_argument(grid, run,
         (lambda s: s.search("a1", 1, key="toy@5x"), "no features 'toy@5x' on 'spots'"),
         (lambda s: s.search("a1", "AACG-1"), "no patch 'AACG-1' in 'spots': give a row number or a barcode; its first"),
         (lambda s: s.search("a1", 1.0), "patch 1.0 of slide 'a1': give a row"),
+        (lambda s: s.search(2, 1), "slide 2 is not in the index of toy@20x"),
+        (lambda s: s.neighbours("a1", "8"), "k = '8': ask for a whole number of neighbours"),
         (lambda s: s.search("a1", 1, k="3"), "k = '3': ask for a whole number"),
         (lambda s: s.search("a1", 1, exclude="patients"), "exclude 'patients': choose patient or slide"),
     ],
@@ -137,7 +142,7 @@ def test_a_bare_string_is_one_name(store):
     assert PredictOptions(genes="CD74").genes == ("CD74",)
     assert store.table(KEY, slides="a1").slide_ids == ("a1",)
     for wrong in ({"mpp": "0.5"}, {"weights": "uni=uni.bin"}, {"readers": "2"}, {"views": (20,)}):
-        with pytest.raises(TissuaryError, match=r"wanted a (number|dict|string)"):
+        with pytest.raises(TissuaryError, match=r"wanted a (whole number|number|dict|string)"):
             FeaturizeOptions(**wrong)
 
 
@@ -153,9 +158,69 @@ def test_heads_take_options_as_commands_write_them():
         ("mean", {"k": 3}, "head 'mean' has no option 'k': it has none"),
         ("Ridge", {}, "there is no head 'Ridge': did you mean ridge"),
         ("nhst2", {}, "did you mean nh2st"),
+        (3, {}, "there is no head '3': there are mean"),
     ):
         with pytest.raises(TissuaryError, match=said):
             make_head(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("nh2st:papr", "'nh2st' has no mode 'papr': did you mean paper. Choose default, context, paper"),
+        ("nh2st:neighbours", "no mode 'neighbours': choose default, context, paper"),
+        ("nh2st:neighbours=bth", "no neighbours 'bth': did you mean both. Choose off, space, feature, both"),
+        ("egn:neighbours=space", "no neighbours 'space': choose feature, off"),
+        ("mmap:anchor=rigde", "no anchor 'rigde': did you mean ridge. Choose ridge, none"),
+        ("mmap:bank=slides", "no bank 'slides': choose prototypes, slide-mean"),
+        ("cmrc:tokens=gird", "no tokens 'gird': did you mean grid"),
+        ("m2ort:levels=7", "no levels 7: choose all, 0, 1, 2"),
+        ("ridge:alpha=x", "no alpha 'x': give a number or None"),
+        ("ridge:alpha=-1", "no alpha -1: give 0 or more"),
+        ("mlp:epochs=ten", "no epochs 'ten': give a whole number or None"),
+        ("mlp:epochs=2.5", "no epochs 2.5: give a whole number"),
+        ("mlp:members=0", "no members 0: give 1 or more"),
+        ("mlp:members=none", "no members None: give a whole number"),
+        ("mlp:dropout=2", "no dropout 2: give a share below 1"),
+        ("knn:k=true", "no k True: give a whole number"),
+        ("forest:trees=0", "no trees 0: give 1 or more"),
+        ("mlp:device=gpu", "no device 'gpu': choose auto, cpu, cuda, or one GPU such as cuda:1"),
+        ("nh2st:shuffled=1", "no shuffled 1: give True or False"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_before_anything_is_trained(store, tmp_path, head, said):
+    with pytest.raises(TissuaryError, match=said):
+        make_head(head)
+    with pytest.raises(TissuaryError, match=said):
+        compare(store, options=CompareOptions(heads=("ridge", head), cells=tmp_path / "cells"))
+    assert not (tmp_path / "cells").exists()
+
+
+def test_values_as_numpy_and_the_commands_write_them_are_taken():
+    assert make_head("mlp", epochs=np.int64(3), dropout=np.float32(0.5), anchor=None).epochs == 3
+    assert make_head("ridge:alpha=2").alpha == 2  # a whole number is a number
+    assert make_head("m2ost:levels=1,vectors=false,rank=none").levels == 1
+    for name, entry in HEADS.items():
+        for mode in ("default", *entry.modes) if entry.modes else ():
+            assert make_head(name, mode=mode).mode in (mode, "context")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: TrainOptions(panel_size="5"), "panel_size='5': wanted a whole number or None"),
+        (lambda: TrainOptions(head=3), "head=3: wanted a string"),
+        (lambda: CompareOptions(jobs="2"), "jobs='2': wanted a whole number"),
+        (lambda: PredictOptions(block_rows=2.5), "block_rows=2.5: wanted a whole number"),
+        (lambda: PredictOptions(pictures="no"), "pictures='no': wanted True or False"),
+        (lambda: FeaturizeOptions(mpp="0.5"), "mpp='0.5': wanted a number or None"),
+        (lambda: FeaturizeOptions(batch=True), "batch=True: wanted a whole number or None"),
+        (lambda: BuildOptions(recall="high"), "recall='high': wanted a number"),
+    ],
+)
+def test_options_of_another_type_are_named(make, said):
+    with pytest.raises(TissuaryError, match=said):
+        make()
 
 
 @pytest.mark.parametrize(

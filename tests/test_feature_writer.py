@@ -176,7 +176,7 @@ def test_what_another_identity_left_is_not_used(path, changed, why, caplog):
         write(job, until=3)
     with start(path, **changed) as job:
         assert job.blocks_done == 0
-    assert f"is begun anew; what a former job left of it cannot be used: {why}" in caplog.text
+    assert f"starts from its first row; what an earlier job left of it cannot be used: {why}" in caplog.text
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.98])
@@ -189,7 +189,7 @@ def test_a_truncated_partial_is_begun_anew(path, keep, undisturbed, caplog):
         assert job.blocks_done == 0
         write(job)
         job.finish()
-    assert "is begun anew" in caplog.text
+    assert "starts from its first row" in caplog.text
     assert path.read_bytes() == undisturbed[id(VALUES)]
 
 
@@ -265,9 +265,9 @@ def test_a_job_whose_files_another_began_anew_stops_and_harms_nothing(path, tmp_
             write(slow, values, until=2)
             with start(path, values, plan=OTHER_PLAN) as quick:
                 write(quick, values, until=until)
-                with pytest.raises(StoreError, match=r"another job has begun .*C2\.h5 anew meanwhile"):
+                with pytest.raises(StoreError, match=r"another job has started .*C2\.h5 from its first row meanwhile"):
                     write(slow, values)  # the third block of WIDE would put its own file of fp32 there
-                with pytest.raises(StoreError, match="anew meanwhile"):
+                with pytest.raises(StoreError, match="first row meanwhile"):
                     slow.rewind(0)
                 write(quick, values)
                 quick.finish()
@@ -279,7 +279,7 @@ def test_a_whole_file_is_not_published_where_its_name_is_another_jobs(path, undi
     with start(path) as done:
         write(done)
         with start(path, plan=OTHER_PLAN) as begun:
-            with pytest.raises(StoreError, match="anew meanwhile; it is left to that job"):
+            with pytest.raises(StoreError, match="first row meanwhile; it is left to that job"):
                 done.finish()
             assert not path.exists()
             write(begun)

@@ -348,6 +348,7 @@ def test_samples_that_the_tools_wrote_are_recognised(real_data, tmp_path):
     if not (foreign / "slide2vec-2026-11").is_dir():
         pytest.skip(f"no samples of 2026-11 in {foreign}")
     for place, tool in (
+        ("slide2vec-2026-11", "slide2vec"),
         ("slide2vec-2026-11/s2v", "slide2vec"),
         ("slide2vec-2026-11/s2v/b", "slide2vec"),
         ("slide2vec-2026-11/s2v/h/hierarchical_embeddings", "slide2vec"),

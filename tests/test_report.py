@@ -156,10 +156,16 @@ def test_heads_come_best_first_then_controls_with_the_best_as_a_shaded_field():
         ("control", "coordinates"),
         ("control", "mean"),
     ]
-    assert "constant" in read.row("mean")[1][0]
+    assert read.row("mean")[1][0].split() == ["mean", "constant"]
     floors = [tag for tag in read.of("rect") if tag.get("class") == "floor"]
     assert len(floors) == 4
     assert len({floor["width"] for floor in floors}) == 1
+
+
+def test_a_head_that_is_constant_for_some_genes_alone_is_not_called_constant():
+    depth = run("depth", {"B": 0.15, "C": 0.19}, control=True, diagnostic=True, constant=True)
+    read = Reader(report_html(comparison(*USUAL, depth)))
+    assert read.row("depth")[1][0].split() == ["depth", "constant", "in", "places"]
 
 
 def pair(head, difference, low=None, high=None):

@@ -52,7 +52,7 @@ def test_index_says_what_became_of_it_and_keeps_its_settings(run, make_store):
     assert "  unchanged\n" in run("index", root)[1]
     make_store({"d1": ("D", 30)}, seed=5)
     code, out, _ = run("index", root)
-    assert "110 patches of 3 slides, exact, ip, standardised within each slide\n  1 slides added: d1\n" in out
+    assert "110 patches of 3 slides, exact, ip, standardised within each slide\n  1 slide added: d1\n" in out
     out = run("index", root, "--standardise", "cohort")[1]
     assert "built, as its standardised was slide, now cohort" in out
     assert "built, as a rebuild was asked for" in run("index", root, "--rebuild")[1]

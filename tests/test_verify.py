@@ -481,7 +481,7 @@ def test_the_command_ends_with_0_1_or_2(run, store, tmp_path):
     code, out, _ = run("verify", store.path)
     assert code == 1
     assert "PROBLEM slides/a1.h5: is not a whole HDF5 file" in out
-    assert "To mend it: delete it and run `tissuary featurize` again" in out
+    assert "To fix it: delete it and run `tissuary featurize` again" in out
     code, out, _ = run("verify", store.path, "--json")
     assert code == 1
     assert json.loads(out)["problems"][0].keys() == {"path", "dataset", "where", "what", "mend"}

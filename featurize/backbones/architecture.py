@@ -84,7 +84,7 @@ def _create(record: BackboneRecord, options: dict[str, Any]) -> nn.Module:
     except FAILURES as error:
         msg = (
             f"architecture {record.architecture} of backbone {record.key} does not take the options {options} "
-            f"({said(error)}): mend architecture_options in its record"
+            f"({said(error)}): correct architecture_options in its record"
         )
         raise BackboneError(msg) from error
     return model

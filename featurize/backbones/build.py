@@ -166,11 +166,12 @@ def _check_dim(record: BackboneRecord, encoder: Encoder) -> None:
     except FAILURES as error:
         msg = (
             f"backbone {record.key} ({record.architecture}) does not take an input of {record.input_px} px "
-            f"({said(error)}): mend input_px or architecture_options in its record"
+            f"({said(error)}): correct input_px or architecture_options in its record"
         )
         raise BackboneError(msg) from error
     if found.shape[-1] != record.dim:
-        msg = f"backbone {record.key} gives {found.shape[-1]} dimensions, its record says {record.dim}: mend the record"
+        gives = f"backbone {record.key} gives {found.shape[-1]} dimensions"
+        msg = f"{gives}, its record says {record.dim}: correct the record"
         raise BackboneError(msg)
     if cells is not None:
         _check_tokens(record, cells.shape[1])
@@ -182,6 +183,6 @@ def _check_tokens(record: BackboneRecord, cells: int) -> None:
     if cells != rows * columns or rows != columns:
         msg = (
             f"backbone {record.key} gives {cells} patch tokens after {record.prefix_tokens} others, its record says "
-            f"{rows} x {columns}: mend token_grid or prefix_tokens in the record"
+            f"{rows} x {columns}: correct token_grid or prefix_tokens in the record"
         )
         raise BackboneError(msg)

@@ -149,6 +149,7 @@ def verify_golden(key: str, golden: Golden, *, encode: Callable[[Tensor], Tensor
     if faults:
         msg = (
             f"backbone {key} fails its golden vector: {'; '.join(faults)}. The weights were loaded, but architecture "
-            "options, transform or pooling are not those they were made with: mend the record, or take its own weights."
+            "options, transform or pooling are not those they were made with: correct the record, or take the weights "
+            "that belong to it."
         )
         raise BackboneError(msg)

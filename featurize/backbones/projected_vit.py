@@ -71,5 +71,5 @@ def projected_vit(record: BackboneRecord) -> ProjectedViT:
         trunk = timm.create_model(options["trunk"], pretrained=False, num_classes=0, **options["trunk_options"])
         return ProjectedViT(trunk, width=trunk.num_features, projection_dim=options["projection_dim"])
     except FAILURES as error:
-        msg = f"backbone {record.key}: its trunk cannot be built with {options} ({said(error)}): mend its record"
+        msg = f"backbone {record.key}: its trunk cannot be built with {options} ({said(error)}): correct its record"
         raise BackboneError(msg) from error

@@ -9,9 +9,9 @@ others the commit that was loaded is recorded. Models without public weights (At
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from ...store.choices import instead
 from ...store.errors import BackboneError
 from . import models_controls, models_dino, models_remote, models_timm, models_transformers
 from .record import BackboneRecord, load_record
@@ -47,6 +47,6 @@ def get_record(key_or_path: str | Path) -> BackboneRecord:
         msg = f"backbone {name!r} is known but cannot be used: {UNAVAILABLE[name.lower()]}"
         raise BackboneError(msg)
     poolings = [key for key in BACKBONES if key.startswith(f"{name}.")]
-    near = poolings or difflib.get_close_matches(name.lower(), BACKBONES, n=3) or list(BACKBONES)
-    msg = f"backbone {name!r} is not known by name and is no .json record file; did you mean {', '.join(near)}?"
+    meant = instead(name, list(BACKBONES)) if not poolings else f"did you mean {' or '.join(poolings)}?"
+    msg = f"backbone {name!r} is not known by name and is no .json record file: {meant}"
     raise BackboneError(msg)

@@ -101,7 +101,7 @@ def transformers_network(record: BackboneRecord) -> TransformersNetwork:
     except FAILURES as error:
         msg = (
             f"architecture {record.architecture} of backbone {record.key} does not take the options "
-            f"{record.architecture_options} ({said(error)}): mend architecture_options in its record"
+            f"{record.architecture_options} ({said(error)}): correct architecture_options in its record"
         )
         raise BackboneError(msg) from error
     _check_names(record, network, library)

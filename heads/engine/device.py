@@ -20,5 +20,5 @@ def device_of(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        msg = f"device {name!r}: {error}; choose cpu, cuda or auto"
+        msg = f"device {name!r} cannot be used here; choose cpu, cuda or auto"
         raise HeadError(msg) from error

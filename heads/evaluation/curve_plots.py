@@ -101,7 +101,7 @@ def _curves(standing: Standing) -> list[Curve]:
     if found and standing.ceiling is not None:
         found += [
             Curve("ceiling of counting", "ceiling", standing.ceiling.counting),
-            Curve("told by a spot's other genes", "other-genes", standing.ceiling.other_genes),
+            Curve("what a spot's other genes say", "other-genes", standing.ceiling.other_genes),
         ]
     finite = [Curve(c.name, c.style, np.sort(c.values[np.isfinite(c.values)])[::-1]) for c in found]
     return [curve for curve in finite if len(curve.values)]

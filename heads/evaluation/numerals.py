@@ -48,8 +48,3 @@ def range_text(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return DASH
     return f"{score_text(low)} to {score_text(high)}"
-
-
-def plural(n: int, noun: str) -> str:
-    """Return ``1 head``, ``2 heads``."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ...store.choices import as_names
 from ...store.errors import ProtocolError
+from ...store.option_types import check_types
 from .panel_rules import get_panel_rule
 from .protocol_record import TRANSDUCTIVE_FEATURES, FeatureStandardisation, Protocol, SpotWeight, TargetCentring
 from .protocols import get_protocol
@@ -32,6 +33,7 @@ class ProtocolChanges:
     panel_size: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.panel is not None and not isinstance(self.panel, str):
             object.__setattr__(self, "panel", as_names(self.panel, "panel"))
         for name, choices in (("standardise", ("slide", "none")), ("centring", ("slide", "none")),

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...store.atomic import atomic_path
+from ...store.choices import plural
 from .comparison import Comparison, GeneMap
 from .licences import licence_sentences
-from .numerals import count_text, number, plural, score_text
+from .numerals import count_text, number, score_text
 from .protocol_words import protocol_sentences, recorded_preprocessing
 from .provenance import synthetic_sentence
 from .report_details import calibration_part, ceiling_words, distributions, slide_level_words

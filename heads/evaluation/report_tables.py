@@ -209,8 +209,10 @@ def _name(row: Row) -> str:
         # What the label says already, as of `mlp (hidden=64)`, is not said twice.
         said = ", ".join(f"{name}={value}" for name, value in changed.items() if f"{name}=" not in row.label)
         notes += [said if len(said) <= MAX_OPTIONS_CHARACTERS else f"{len(changed)} options changed"] if said else []
+    everywhere = number(row.aggregate, "pcc_slide_mean") == 0.0
+    word = "constant" if everywhere else "constant in places"
     constant = row.aggregate.get("constant") is True
-    aside = f'<small class="aside" title="{CONSTANT_WORDS}">constant</small>' if constant else ""
+    aside = f'<small class="aside" title="{CONSTANT_WORDS}">{word}</small>' if constant else ""
     style = "name long" if len(row.label) > MAX_LABEL_CHARACTERS else "name"
     small = "".join(f"<small>{escaped(note)}</small>" for note in notes)
     return f'<th scope="row" class="{style}">{escaped(row.label)}{aside}{small}</th>'

@@ -19,7 +19,7 @@ from .standings import Standing
 # Room beside the outermost value, as a share of the span.
 PADDING = 0.06
 MAX_STEPS = 5
-CEILING_NAMES = {"ceiling": "ceiling of counting", "other-genes": "told by a spot's other genes"}
+CEILING_NAMES = {"ceiling": "ceiling of counting", "other-genes": "what a spot's other genes say"}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ...store.choices import plural
 from .differences import RIDGE, Difference, difference_in
 from .intervals import MIN_PATIENTS_FOR_INTERVAL
 from .leaderboard_rows import Row
-from .numerals import plural, range_text, score_text
+from .numerals import range_text, score_text
 from .standings import Standing
 
 Outcome = Literal["beats", "ahead", "unclear", "fails"]

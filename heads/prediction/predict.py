@@ -14,6 +14,7 @@ from ...store.atomic import check_writable, sweep_partials
 from ...store.choices import as_names, instead, no_slide
 from ...store.errors import HeadError, StoreError, TissuaryError
 from ...store.lock import slide_lock
+from ...store.option_types import check_types
 from ...store.store import Store
 from .blocks import BLOCK_ROWS
 from .map_picture import check_scale, map_mark, write_familiarity_map, write_gene_map
@@ -66,6 +67,7 @@ class PredictOptions:
     scale: str = "shared"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("slides", "genes"):
             object.__setattr__(self, name, as_names(getattr(self, name), name))
 

@@ -233,6 +233,6 @@ def read_identity(path: Path) -> dict[str, Any]:
             place = "uns/tissuary/identity"
             words = json.loads(read_text(file, place)) if place in file else {}
     except DAMAGE as error:
-        msg = f"{path} is there already and cannot be read ({error}): delete it to have it predicted anew"
+        msg = f"{path} is there already and cannot be read ({error}): delete it to have it predicted again"
         raise StoreError(msg) from error
     return words if isinstance(words, dict) else {}

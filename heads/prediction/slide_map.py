@@ -108,7 +108,7 @@ def read_slide_map(
             kept = "" if words is None else str(words.asstr()[()])
             distance, unfamiliar, flagged = (file[f"obs/{name}"][()] for name in ("distance", "unfamiliar", "flagged"))
     except DAMAGE as error:
-        msg = f"{path} cannot be read ({error}): delete it and predict the slide anew"
+        msg = f"{path} cannot be read ({error}): delete it and predict the slide again"
         raise StoreError(msg) from error
     return SlideMap(
         facts=facts,

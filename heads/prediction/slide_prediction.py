@@ -152,7 +152,7 @@ def _check_same(path: Path, plan: SlidePlan) -> None:
     if differs:
         msg = (
             f"{path} is there already, made with another {', '.join(differs)}: give another folder with `--out`, or "
-            "delete it to have it predicted anew"
+            "delete it to have it predicted again"
         )
         raise StoreError(msg)
     log.info("%s is there already and is kept", path)

@@ -92,7 +92,7 @@ def overlap_share(patch_set: str, fov_um: float) -> float:
 
 def kept(path: Path) -> str:
     """Said of a file that an earlier export left: nothing of the user's is overwritten."""
-    return f"{path} is there already and was kept; delete it to have it written anew"
+    return f"{path} is there already and was kept; delete it to have it written again"
 
 
 def mark_of(outgoing: OutgoingSlide, column: Column) -> Mark:
