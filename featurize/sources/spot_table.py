@@ -107,7 +107,8 @@ def stated_diameter(said: Any) -> float | None:
     """Diameter of a spot in level-0 pixels as scale factors have it; None of what is no positive number."""
     if isinstance(said, bool) or not isinstance(said, Real):
         return None
-    return float(said) if 0 < said < math.inf else None
+    diameter_px = float(said)
+    return diameter_px if 0 < diameter_px < math.inf else None
 
 
 def label_columns(columns: Iterable[tuple[str, Any]]) -> dict[str, NDArray[np.object_]]:
