@@ -29,7 +29,7 @@ SCANNED_COLOURS = (1, 2, 6)
 """TIFF photometric: grey with black as 0, RGB, YCbCr."""
 
 SCENE_SCALE = 1.5
-"""Largest ratio of the um/px of two images of one file that counts as one magnification."""
+"""How many times coarser than the image that is read another may be and is still a scene, not an overview of one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ def _say_scenes(file: Any, series: Any, path: Path) -> None:
     for name, pixels in images:
         size_px = int(pixels.get("SizeX", 0)), int(pixels.get("SizeY", 0))
         own = ome_size(pixels, "X")
-        alike = own / mpp < SCENE_SCALE and mpp / own < SCENE_SCALE if own and mpp else math.prod(size_px) > area / 10
+        alike = own / mpp < SCENE_SCALE if own and mpp else math.prod(size_px) > area / 10
         if alike and not is_beside(name):
             scenes.append((pixels is main, f"{name or 'without a name'} ({size_px[0]} x {size_px[1]} px)"))
     others = [text for is_main, text in scenes if not is_main]

@@ -34,6 +34,14 @@ def test_two_scenes_are_said_and_a_label_is_none(tmp_path, caplog):
     assert "holds 2 scenes: read is scene 1 (112 x 80 px), the largest; left out is scene 2 (90 x 70 px)" in caplog.text
 
 
+def test_a_scene_that_was_scanned_finer_is_said_and_an_overview_is_none(tmp_path, caplog):
+    main, finer = (picture(), 0.5, "µm", "A"), (np.ascontiguousarray(picture()[:70, :90]), 0.25, "µm", "B")
+    whole = (np.ascontiguousarray(picture()[:60, :80]), 8.0, "µm", "C")
+    with caplog.at_level(logging.WARNING):
+        open_slide(ome(main, finer, whole)(tmp_path)).close()
+    assert re.search(r"holds 2 scenes: .*; left out is B \(90 x 70 px\)", caplog.text)
+
+
 def test_several_images_of_bioformats2raw_are_said(tmp_path, caplog):
     path = Ngff("0.4", scale=0.5, unit="micrometer", nested=True)(tmp_path)
     small = Ngff("0.4", scale=4.0, unit="micrometer", steps=(2,))(tmp_path / "small")
