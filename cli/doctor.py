@@ -53,9 +53,8 @@ def _print(name: str, findings: tuple[Finding, ...]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=name, title_justify="left")
-    for column in ("", "what", "found", "what to do"):
+    for column in ("state", "what", "found", "what to do"):
         table.add_column(column, no_wrap=column == "what")
     for finding in findings:
-        sign = {"ok": "+", "note": "o", "missing": "-"}[finding.state]
-        table.add_row(sign, *(escape(text) for text in (finding.name, finding.found, finding.mend)))
+        table.add_row(finding.state, *(escape(text) for text in (finding.name, finding.found, finding.mend)))
     console().print(table)
