@@ -19,13 +19,13 @@ POOLED_WORTH_SAYING = 0.02
 GENES_NOTE = "Per gene: the Pearson correlation within a test slide, averaged over test slides."
 SORTED_NOTE = "Each curve is sorted on its own: the same place on two curves is not the same gene."
 CEILING_WORDS = (
-    "The ceiling of counting is the within-slide PCC of who knows every spot's expected counts, estimated by splitting "
-    "the counts in halves. Sampling of molecules alone keeps everybody below it; differences between spots that no "
-    "picture shows do the rest, so what an image can reach lies lower."
+    "The ceiling of counting is the within-slide PCC of a head that knew every spot's expected counts. It is estimated "
+    "by splitting the counts in halves. The sampling of molecules alone keeps every head below it. Spots also differ in "
+    "ways that no picture shows, so what an image can reach lies lower."
 )
 OTHER_GENES_WORDS = (
-    "What a spot's other genes tell is the within-slide PCC of ridge that reads the other measured genes of the spot, "
-    "on slides held out. It is no bound, but a mark for the expression that genes share."
+    "What a spot's other genes say is the within-slide PCC of a ridge that reads the other measured genes of the spot, "
+    "on slides held out. It is no upper bound: it shows how much expression genes share."
 )
 SHARED_SPLITS = ("slide", "slide-kfold", "slide-shuffle", "one-slide-a-patient")
 
