@@ -20,8 +20,8 @@ GENES_NOTE = "Per gene: the Pearson correlation within a test slide, averaged ov
 SORTED_NOTE = "Each curve is sorted on its own: the same place on two curves is not the same gene."
 CEILING_WORDS = (
     "The ceiling of counting is the within-slide PCC of a head that knew every spot's expected counts. It is estimated "
-    "by splitting the counts in halves. The sampling of molecules alone keeps every head below it. Spots also differ in "
-    "ways that no picture shows, so what an image can reach lies lower."
+    "by splitting the counts in halves. The sampling of molecules alone keeps every head below it. Spots also differ "
+    "in ways that no picture shows, so what an image can reach lies lower."
 )
 OTHER_GENES_WORDS = (
     "What a spot's other genes say is the within-slide PCC of a ridge that reads the other measured genes of the spot, "
