@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["__version__", "featurize", "heads", "store"]
+__all__ = ["__version__", "featurize", "heads", "store", "synthetic"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,11 +23,11 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..store.catalog_file import COLUMNS
-from ..store.expression import Expression, write_expression
-from ..store.feature_file import FeatureHeader, write_features
-from ..store.patch_file import Patches, write_patches
-from ..store.schema import expression_path, features_path, patches_path, slide_path
-from ..store.slide_file import SlideRecord, write_slide
+from ..store.files.expression import Expression, write_expression
+from ..store.files.features import FeatureHeader, write_features
+from ..store.files.patches import Patches, write_patches
+from ..store.files.schema import expression_path, features_path, patches_path, slide_path
+from ..store.files.slide import SlideRecord, write_slide
 
 KEYS = ("toy@20x", "toy@10x")
 LIMIT_SECONDS = {"status": 1.0, "opening": 1.0, "table": 0.05}

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from ..store import Store
-from ..store.feature_file import FeatureHeader, write_features
-from ..store.patch_file import Patches, write_patches
-from ..store.schema import features_path, patches_path, slide_path
-from ..store.slide_file import SlideRecord, write_slide
+from ..store.files.features import FeatureHeader, write_features
+from ..store.files.patches import Patches, write_patches
+from ..store.files.schema import features_path, patches_path, slide_path
+from ..store.files.slide import SlideRecord, write_slide
 
 DIM = 1024
 KEYS = ("bench@20x", "bench@10x")

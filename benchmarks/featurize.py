@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..featurize.cohort import load_cohort
+from ..featurize.one_slide import FeaturizeRun
 from ..featurize.options import DENSITY, FeaturizeOptions
-from ..featurize.pipeline import build_encoders, plan_of, run_slides
-from ..featurize.readers import Readers
-from ..featurize.slide_job import Run
+from ..featurize.patches.readers import Readers
+from ..featurize.pipeline import run_slides
+from ..featurize.setup import build_encoders, plan_of
+from ..featurize.sources.load import load_cohort
 from .section_slide import write_section_slide
 
 if TYPE_CHECKING:
-    from ..featurize.backbones.build import Encoder
-    from ..featurize.stages import StageReport
+    from ..featurize.backbones.encoder import Encoder
+    from ..featurize.patches.readers import StageReport
 
 
 def main() -> None:
@@ -95,7 +96,7 @@ def end_to_end(
     """Seconds, patches, and where the time went, from the opening of the first slide to the last file."""
     cohort = load_cohort(slides)
     with Readers(options.readers) as readers:
-        run = Run(store, options, encoders, plan_of(options, encoders), readers)
+        run = FeaturizeRun(store, options, encoders, plan_of(options, encoders), readers)
         started = time.perf_counter()
         done, failed = run_slides(cohort.samples, run, progress=lambda *_: None)
         seconds = time.perf_counter() - started

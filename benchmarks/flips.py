@@ -26,17 +26,17 @@ import numpy as np
 
 from ..featurize.options import FeaturizeOptions
 from ..featurize.pipeline import featurize
-from ..featurize.synthetic.cohort import write_cohort
 from ..store import Store
 from ..store.catalog import load_catalog
 from ..store.catalog_file import CATALOG, COLUMNS
 from ..store.errors import StoreError
-from ..store.expression import read_expression
-from ..store.feature_file import read_features, write_features
-from ..store.patch_file import read_patches
-from ..store.schema import FEATURES, create_h5, features_path
-from ..store.slide_file import read_slide, read_thumbnail
-from ..store.verify import verify_store
+from ..store.files.expression import read_expression
+from ..store.files.features import read_features, write_features
+from ..store.files.patches import read_patches
+from ..store.files.schema import FEATURES, create_h5, features_path
+from ..store.files.slide import read_slide, read_thumbnail
+from ..store.verify.verify import verify_store
+from ..synthetic.cohort import write_cohort
 from .h5_bytes import changed, everything_in, outside, rotten, spans_of
 
 KEY = "stain-texture@20x"

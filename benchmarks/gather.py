@@ -21,8 +21,8 @@ import numpy as np
 import torch  # as wherever heads train: it casts from half precision
 from numpy.typing import NDArray
 
-from ..store.feature_column import FeatureColumn
-from ..store.feature_file import BLOCK_ROWS, FeatureHeader, read_features, write_features
+from ..store.files.column import FeatureColumn
+from ..store.files.features import BLOCK_ROWS, FeatureHeader, read_features, write_features
 
 GATHERED = 4096
 REPEATS = 40

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.schema import DAMAGE
+from ..store.files.schema import DAMAGE
 
 
 @dataclass(frozen=True)

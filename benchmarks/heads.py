@@ -23,17 +23,15 @@ import numpy as np
 import torch
 
 from ..heads import make_head
-from ..heads.engine.allocator import keep_freed_memory
 from ..heads.engine.attention import attend, attention_backend
 from ..heads.engine.batch import Batch
-from ..heads.engine.device import device_of
+from ..heads.engine.device import device_of, keep_freed_memory
 from ..heads.engine.head import NeuralHead
-from ..heads.engine.module import HeadModule, Shape
-from ..heads.engine.precision import half_precision
+from ..heads.engine.network import HeadModule, NetworkShape
 from ..heads.engine.rows import RowData
 from ..heads.engine.stacked import train_all
-from ..heads.engine.training import Run, loss_of, train
-from ..heads.ridge_design import forget_design
+from ..heads.engine.training import NetworkRun, half_precision, loss_of, train
+from ..heads.linear.ridge import forget_design
 from ..store.errors import MissingDependencyError, TissuaryError
 from ..store.table import Table
 from .heads_cohort import Size, cohort, fold_of
@@ -100,17 +98,17 @@ def _bare(module: HeadModule, batches: Sequence[Batch]) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _run(name: str, table: Table, device: torch.device, *, rows: np.ndarray | None = None, seed: int = 0) -> Run:
+def _run(name: str, table: Table, device: torch.device, *, rows: np.ndarray | None = None, seed: int = 0) -> NetworkRun:
     """One epoch of a head's network on all rows, or on some."""
     head: Any = make_head(name, **TRAINED.get(name, {}), device=str(device))
     assert isinstance(head, NeuralHead) and table.targets is not None
     columns = head.columns(table)
     data: RowData = head._rows(table).with_targets(table.targets)
-    shape = Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), table.targets.shape[1])
+    shape = NetworkShape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), table.targets.shape[1])
     torch.manual_seed(seed)
     module = head.build(shape)
     every = np.arange(len(table)) if rows is None else rows
-    return Run(module.to(device), data, every, replace(head.training, epochs=1, pearson_weight=0.5), seed)
+    return NetworkRun(module.to(device), data, every, replace(head.training, epochs=1, pearson_weight=0.5), seed)
 
 
 def _seconds(names: Sequence[str], table: Table, *, folds: int, device: str) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..heads.evaluation.targets import centre_by_slide, median_depth, spot_weights
-from ..store.feature_column import FeatureColumn
+from ..heads.protocols.targets import centre_by_slide, median_depth, spot_weights
+from ..store.files.column import FeatureColumn
 from ..store.table import Table
 
 LATENT = 100

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..featurize.job_plan import Plan
 from ..featurize.options import FeaturizeOptions
-from ..featurize.synthetic.cohort import write_cohort
+from ..synthetic.cohort import write_cohort
 
 BATCH = 32
 BLOCK_ROWS = Plan(BATCH, 1, "cpu", "", compiled=False).block_rows

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr
 
-from ..heads.evaluation.coexpression import gene_correlation_agreement
-from ..heads.evaluation.fold_score import FoldScore
-from ..heads.evaluation.metrics import score_fold
-from ..heads.evaluation.moments import moments
+from ..heads.protocols.scores.fold_score import FoldScore
+from ..heads.protocols.scores.metrics import gene_correlation_agreement, score_fold
+from ..heads.protocols.scores.moments import moments
 from ..store.arrays import Floats, Ints
 
 REPEATS = 3

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..store.arrays import Floats, Ints
-from ..store.places import Places
+from ..store.spatial.places import Places
 
 REPEATS = 5
 

@@ -42,11 +42,11 @@ def write_slide_of(root: Path, slide_id: str, rows: int, dim: int, genes: int) -
     """A slide with random features: measured spots where there are genes, else a grid."""
     from scipy.sparse import csr_matrix
 
-    from ..store.expression import Expression, write_expression
-    from ..store.feature_file import FeatureHeader, write_features
-    from ..store.patch_file import Patches, write_patches
-    from ..store.schema import expression_path, features_path, patches_path, slide_path
-    from ..store.slide_file import SlideRecord, write_slide
+    from ..store.files.expression import Expression, write_expression
+    from ..store.files.features import FeatureHeader, write_features
+    from ..store.files.patches import Patches, write_patches
+    from ..store.files.schema import expression_path, features_path, patches_path, slide_path
+    from ..store.files.slide import SlideRecord, write_slide
 
     rng, patches, side = np.random.default_rng(rows), "spots" if genes else "grid-112um", int(np.ceil(np.sqrt(rows)))
     cells = np.stack(np.divmod(np.arange(rows), side), axis=1)[:, ::-1]

@@ -21,7 +21,7 @@ import torch
 
 from ..featurize.options import LOCAL, RAY, FeaturizeOptions
 from ..featurize.pipeline import featurize
-from ..featurize.ray_cluster import import_ray
+from ..featurize.workers.ray_ import import_ray
 from .kill import differences
 from .section_slide import write_section_slide
 

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..featurize.grid import grid_centers
-from ..featurize.readers import Readers
-from ..featurize.reading import Field, plan_field, regions_of
-from ..featurize.slide import Slide, open_slide
-from ..featurize.thumbnail import read_thumbnail
-from ..featurize.tiles import OpenBlock, TileReader
-from ..featurize.tissue import tissue_mask
-from ..featurize.views import resolve_view
-from ..featurize.visit import BLOCK_PX, Block, plan_blocks, visiting_order
+from ..featurize.patches.field import PatchField, plan_field, regions_of
+from ..featurize.patches.read_blocks import BLOCK_PX, ReadBlock, plan_blocks, visiting_order
+from ..featurize.patches.readers import Readers
+from ..featurize.patches.tiles import OpenBlock, TileReader
+from ..featurize.patches.views import resolve_view
+from ..featurize.slides.open import open_slide
+from ..featurize.slides.slide import Slide
+from ..featurize.slides.thumbnail import read_thumbnail
+from ..featurize.tissue.grid import grid_centers
+from ..featurize.tissue.tissue import tissue_mask
 from ..store.arrays import Floats
 from .section_slide import write_section_slide
 
@@ -73,12 +74,12 @@ def _in_turns(*sides: Callable[[], None]) -> list[float]:
     return [float(np.median(taken)) for taken in times]
 
 
-def _ours(slide: Slide, centers: Floats, fields: list[Field], threads: int) -> None:
+def _ours(slide: Slide, centers: Floats, fields: list[PatchField], threads: int) -> None:
     """Every region of every patch, as a view on a canvas of decoded tiles; one of its values is looked at."""
     blocks = plan_blocks(centers, fields, slide, block_px=BLOCK_PX)
     regions = [regions_of(field, centers)[0].tolist() for field in fields]
 
-    def look(opened: OpenBlock, block: Block) -> None:
+    def look(opened: OpenBlock, block: ReadBlock) -> None:
         for field, corners in zip(fields, regions, strict=True):
             canvas, side = opened.canvas(field.level), field.region_px
             for left, top in corners[block.start : block.stop]:
@@ -98,7 +99,7 @@ def _ours(slide: Slide, centers: Floats, fields: list[Field], threads: int) -> N
             job.result()
 
 
-def _ceiling(slide: Slide, centers: Floats, fields: list[Field], threads: int) -> None:
+def _ceiling(slide: Slide, centers: Floats, fields: list[PatchField], threads: int) -> None:
     """Fetch and decode each tile that a patch needs, once, and let it go."""
     needed = {
         (need.level, *tile)
@@ -116,7 +117,7 @@ def _ceiling(slide: Slide, centers: Floats, fields: list[Field], threads: int) -
         list(pool.map(decode, (tiles[start : start + 8] for start in range(0, len(tiles), 8))))
 
 
-def _rival(path: Path, centers: Floats, fields: list[Field], threads: int) -> float:
+def _rival(path: Path, centers: Floats, fields: list[PatchField], threads: int) -> float:
     """Seconds of one OpenSlide `read_region` for each patch and view."""
     import openslide
 

@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from ..heads import make_head
-from ..heads.evaluation.targets import centre_by_slide, median_depth, spot_weights
-from ..heads.inner import inner_folds, mean_within_slide
-from ..heads.ridge import RELATIVE_ALPHAS
-from ..heads.ridge_design import forget_design
+from ..heads.linear.ridge import RELATIVE_ALPHAS, forget_design
+from ..heads.protocols.inner import inner_folds, mean_within_slide
+from ..heads.protocols.targets import centre_by_slide, median_depth, spot_weights
 from ..store.arrays import Floats, Ints
-from ..store.feature_column import FeatureColumn
+from ..store.files.column import FeatureColumn
 from ..store.table import Table
 
 PATIENTS, SLIDES_EACH, GENES, LATENT = 8, 4, 250, 100

@@ -22,15 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store import Store
-from ..store.feature_file import FeatureHeader, write_features
-from ..store.index_record import BuildOptions
-from ..store.ivf_recall import QUERIES
-from ..store.lookup import open_index
-from ..store.mixing import sample_rows
-from ..store.patch_file import Patches, write_patches
-from ..store.schema import features_path, patches_path, slide_path
-from ..store.search import SearchIndex, nearest_rows
-from ..store.slide_file import SlideRecord, write_slide
+from ..store.files.features import FeatureHeader, write_features
+from ..store.files.patches import Patches, write_patches
+from ..store.files.schema import features_path, patches_path, slide_path
+from ..store.files.slide import SlideRecord, write_slide
+from ..store.search.build import QUERIES
+from ..store.search.lookup import open_index
+from ..store.search.record import BuildOptions, sample_rows
+from ..store.search.search import SearchIndex, nearest_rows
 
 KEY = "benchmark@20x"
 K = 10
@@ -132,7 +131,7 @@ def _gpu(index: SearchIndex) -> None:
     if not torch.cuda.is_available():
         print("no CUDA GPU: the half-precision path on one was not measured")
         return
-    from ..store.nearest_torch import TorchFlat
+    from ..store.search.gpu import TorchFlat
 
     torch.backends.cuda.matmul.allow_tf32 = False
     base = index.flat.vectors(np.arange(len(index)))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..featurize.synthetic.pyramid import write_pyramid
 from ..store.arrays import Pixels
+from ..synthetic.pyramid import write_pyramid
 
 SECTION = Path("her2st/data/ST-imgs/C/C2/5714_HE_BT_C2.jpg")
 MPP = 0.5

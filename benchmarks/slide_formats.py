@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..featurize.slide import open_slide
+from ..featurize.slides.open import open_slide
 from ..store.arrays import Pixels
 from ..store.errors import TissuaryError
 from ..store.scale import is_plausible

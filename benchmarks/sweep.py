@@ -22,18 +22,17 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..heads.evaluation.cell_files import CellFolder
-from ..heads.evaluation.cells import CellPlan, run_cell, scored
-from ..heads.evaluation.comparison_plan import CompareOptions, make_plan
-from ..heads.evaluation.preparation import Prepared, prepare_cohort
-from ..heads.evaluation.protocols import PROTOCOLS
+from ..heads.comparison.plan import CompareOptions, make_plan
+from ..heads.comparison.preparation import Prepared, prepare_cohort
+from ..heads.comparison.trials import TrialCache, TrialPlan, run_cell, scored
+from ..heads.protocols.named import PROTOCOLS
 from ..heads.registry import HEADS
 from ..store.errors import HeadError
-from ..store.expression import Expression, write_expression
-from ..store.feature_file import FeatureHeader, write_features
-from ..store.patch_file import Patches, write_patches
-from ..store.schema import expression_path, features_path, patches_path, slide_path
-from ..store.slide_file import SlideRecord, write_slide
+from ..store.files.expression import Expression, write_expression
+from ..store.files.features import FeatureHeader, write_features
+from ..store.files.patches import Patches, write_patches
+from ..store.files.schema import expression_path, features_path, patches_path, slide_path
+from ..store.files.slide import SlideRecord, write_slide
 from ..store.store import Store
 
 DIM, GENES, PANEL, SIDE = 6, 40, 6, 5
@@ -130,10 +129,10 @@ def sweep(store: Store, protocol: str, *, heads: Sequence[str]) -> Iterator[Outc
         yield _outcome(cell, prepared)
 
 
-def _outcome(cell: CellPlan, prepared: Prepared) -> Outcome:
+def _outcome(cell: TrialPlan, prepared: Prepared) -> Outcome:
     who = cell.protocol.name, cell.contestant.label
     try:
-        trained = run_cell(cell, prepared, cells=CellFolder(None), common={})
+        trained = run_cell(cell, prepared, cells=TrialCache(None), common={})
     except HeadError as error:  # with a cause where the head raised something else
         return Outcome(*who, "refused" if error.__cause__ is None else "failed", str(error))
     try:

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch  # as wherever features are made: it casts to half precision
 
-from ..featurize.visit import BLOCK_PX, visiting_order
+from ..featurize.patches.read_blocks import BLOCK_PX, visiting_order
 from ..store.arrays import Floats, Ints
-from ..store.feature_file import BLOCK_ROWS, FeatureHeader, read_features, write_features
-from ..store.feature_writer import open_job
+from ..store.files.features import BLOCK_ROWS, FeatureHeader, read_features, write_features
+from ..store.files.writer import open_job
 
 TILE_PX = 224
 REPEATS = 9

@@ -31,7 +31,7 @@ def backbones(
 
 
 def _plain(record: BackboneRecord) -> dict[str, Any]:
-    from ..featurize.backbones.availability import is_pinned, missing
+    from ..featurize.backbones.weights import is_pinned, missing
 
     lacking = missing(record)
     told = {"terms": record.terms, "pinned": is_pinned(record)}
@@ -41,8 +41,8 @@ def _plain(record: BackboneRecord) -> dict[str, Any]:
 def _print_table(records: list[BackboneRecord]) -> None:
     from rich.table import Table
 
-    from ..featurize.backbones.availability import missing
     from ..featurize.backbones.registry import UNAVAILABLE
+    from ..featurize.backbones.weights import missing
 
     table = Table(box=None, pad_edge=False)
     for name in ("key", "dim", "input px", "tokens", "precision"):
@@ -67,7 +67,7 @@ def _tokens(record: BackboneRecord) -> str:
 
 
 def _print_one(record: BackboneRecord, *, given: str) -> None:
-    from ..featurize.backbones.availability import missing, source
+    from ..featurize.backbones.weights import missing, source
 
     result(record.key)
     said = {"key", "licence", "output_licence", "gated", "note", "needs", "hub_id", "revision"}

@@ -12,8 +12,8 @@ from . import protocol_options as shared
 from .output import OK, SOME_FAILED, console, print_json, progress_bar, result, say
 
 if TYPE_CHECKING:
-    from ..heads.evaluation.compare import CompareOptions
-    from ..heads.evaluation.comparison import Comparison
+    from ..heads.comparison.comparison import Comparison
+    from ..heads.comparison.plan import CompareOptions
 
 
 def compare(
@@ -51,7 +51,7 @@ def compare(
     What is trained is kept in OUT/cells, so that a comparison that was stopped, or gets more heads, goes on.
     """
     with progress_bar("compare") as progress:  # importing torch takes seconds
-        from ..heads.evaluation.compare import CompareOptions
+        from ..heads.comparison.plan import CompareOptions
 
         changes = shared.protocol_changes(
             standardise=standardise, centring=centring, spot_weight=spot_weight, panel=panel, panel_size=panel_size
@@ -89,11 +89,11 @@ def _view_sets(views: Sequence[str], sets: Sequence[str]) -> tuple[tuple[str, ..
 
 def run(store: Path, options: CompareOptions, *, out: Path, progress: Callable[[str, int, int], None]) -> Comparison:
     """Compare and write the results."""
-    from ..heads.evaluation.compare import compare as run_compare
-    from ..heads.evaluation.report import write_report
-    from ..heads.evaluation.results_file import write_provenance, write_results
+    from ..heads.comparison.compare import compare as run_compare
+    from ..heads.comparison.results_file import write_provenance, write_results
+    from ..heads.report.report import write_report
     from ..store import Store
-    from ..store.atomic import check_writable
+    from ..store.files.atomic import check_writable
 
     opened = Store(store)
     check_writable(out)
@@ -108,7 +108,7 @@ def run(store: Path, options: CompareOptions, *, out: Path, progress: Callable[[
 
 def show(comparison: Comparison) -> None:
     """The leaderboard, what leaks, and what was left out, in the terminal."""
-    from ..heads.evaluation.leaderboard import leaderboard_tables
+    from ..heads.report.terminal import leaderboard_tables
 
     out = console()
     for table in leaderboard_tables(comparison, width=out.width):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..store import Store
-    from ..store.search import Hit, SearchIndex
+    from ..store.search.search import Hit, SearchIndex
 
 SHEETS = (".html", ".png", ".jpg", ".jpeg")
 
@@ -60,8 +60,8 @@ def write_contact_sheet(
     StoreError
         If the file cannot be written.
     """
-    from ..store.atomic import atomic_path
-    from ..store.search import search_warnings
+    from ..store.files.atomic import atomic_path
+    from ..store.search.search import search_warnings
 
     drawn = found[:MOST]
     wanted = [(query["slide_id"], query["patch"]), *((hit.slide_id, hit.patch) for hit in drawn)]
@@ -129,7 +129,7 @@ def _how(index: SearchIndex, query: Mapping[str, Any], count: int, fov_um: float
 
 def sheet_html(title: str, notes: Sequence[str], tiles: Sequence[Tile]) -> str:
     """The sheet as one page that loads and runs nothing."""
-    from ..heads.evaluation.report_page import escaped, page, paragraph
+    from ..heads.report.page import escaped, page, paragraph
 
     figures = []
     for tile in tiles:

@@ -31,8 +31,8 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the main job end to end: featurize, index, search, compare heads, write the report."""
-    from ..featurize.pipeline import stored_names
-    from ..heads.evaluation.compare import CompareOptions
+    from ..featurize.setup import stored_names
+    from ..heads.comparison.plan import CompareOptions
     from ..store import Store
 
     source = data if data is not None else _synthetic(out / "cohort")
@@ -59,7 +59,7 @@ def demo(
 
 def _refuse_strangers(source: Path, out: Path, *, format: str) -> None:
     """Two cohorts in one folder would be compared as one."""
-    from ..featurize.cohort import load_cohort
+    from ..featurize.sources.load import load_cohort
     from ..store import Store
     from ..store.errors import CohortError
     from ..store.store_folder import is_store
@@ -76,7 +76,7 @@ def _refuse_strangers(source: Path, out: Path, *, format: str) -> None:
 
 def _synthetic(folder: Path) -> Path:
     """The synthetic cohort, made once."""
-    from ..featurize.synthetic.cohort import write_cohort
+    from ..synthetic.cohort import write_cohort
 
     manifest = folder / "manifest.csv"
     if not manifest.exists():

@@ -11,7 +11,7 @@ import typer
 from .output import OK, SOME_FAILED, console, print_json, result
 
 if TYPE_CHECKING:
-    from ..featurize.machine import Finding
+    from ..featurize.doctor import Finding
 
 
 def doctor(
@@ -26,8 +26,7 @@ def doctor(
 ) -> None:
     """Look at this machine and, with `--backbone`, at what that plan lacks; exit code 1 if it lacks something."""
     from ..featurize.backbones.registry import get_record
-    from ..featurize.checkup import checked_positive, checkup, line_to_run
-    from ..featurize.machine import machine
+    from ..featurize.doctor import checked_positive, checkup, line_to_run, machine
 
     found = {"machine": machine(store)}
     line = None

@@ -28,7 +28,9 @@ def featurize(
     """Embed every patch of every slide, once, into a store."""
     from dataclasses import asdict
 
-    logging.getLogger("tissuary.featurize.gaps").setLevel(logging.INFO)  # what was recognised, before work starts
+    logging.getLogger("tissuary.featurize.sources.gaps").setLevel(
+        logging.INFO
+    )  # what was recognised, before work starts
     if dry_run:
         plan = run_dry(source, store, options, format=format)
         if json:

@@ -87,8 +87,7 @@ def _say(report: ImportReport, declared: Declared) -> None:
     """Say in words what was imported."""
     from ..featurize.sources.images import without_image_suffix
     from ..store.choices import plural
-    from ..store.naming import UNKNOWN_PATIENT
-    from ..store.patients import look_alike_warning
+    from ..store.naming import UNKNOWN_PATIENT, look_alike_warning
 
     say(f"{report.tool}: {plural(len(report.done), 'file')} -> {report.store}")
     for one in report.done:
@@ -130,7 +129,7 @@ def read_patients(path: Path) -> tuple[dict[str, str], dict[str, float]]:
 
     from ..featurize.sources.images import without_image_suffix
     from ..store.errors import CohortError
-    from ..store.patients import known_text, patient_name
+    from ..store.naming import known_text, patient_name
 
     patient_of: dict[str, Any] = {}
     mpp_of: dict[str, Any] = {}
@@ -160,8 +159,8 @@ def slide_looks(folder: Path | None) -> Look:
         return lambda _: None
     import functools
 
-    from ..featurize.cohort import LeftOut, Refused
-    from ..featurize.sources.slides import slide_samples
+    from ..featurize.sources.images import slide_samples
+    from ..featurize.sources.sample import LeftOut, Refused
 
     found = {one.slide_id: one for one in slide_samples(folder) if not isinstance(one, LeftOut)}
 
@@ -176,13 +175,13 @@ def slide_looks(folder: Path | None) -> Look:
 
 
 def _look_at(image: Path) -> Any:
-    from ..featurize.deposit import source_digest
-    from ..featurize.slide import open_slide
-    from ..featurize.thumbnail import read_thumbnail
-    from ..store.exchange.foreign import SlideLook
+    from ..featurize.ingest import source_digest
+    from ..featurize.slides.open import open_slide
+    from ..featurize.slides.thumbnail import read_thumbnail
+    from ..store.exchange.foreign import SlideMetadata
 
     with open_slide(image) as slide:
-        return SlideLook(
+        return SlideMetadata(
             slide.width,
             slide.height,
             slide.metadata_mpp,

@@ -11,8 +11,8 @@ from .output import BAD_INPUT, OK, SOME_FAILED, print_json, result, say
 
 if TYPE_CHECKING:
     from ..store import Store
-    from ..store.index_record import BuildOptions
-    from ..store.lookup import Built
+    from ..store.search.lookup import Built
+    from ..store.search.record import BuildOptions
 
 
 def index(
@@ -89,9 +89,9 @@ def _settings(
 ) -> tuple[str, BuildOptions]:
     """What was asked for; where nothing was, what the index has that is there; else the defaults."""
     from ..store.errors import StoreError
-    from ..store.index_file import read_meta
-    from ..store.index_record import BuildOptions, IndexRecord
-    from ..store.schema import index_path
+    from ..store.files.schema import index_path
+    from ..store.search.files import read_meta
+    from ..store.search.record import BuildOptions, IndexRecord
 
     default = BuildOptions()
     settings: dict[str, Any] = {
@@ -114,7 +114,7 @@ def _settings(
 
 
 def _build(store: Store, key: str, *, patches: str, standardised: str, options: BuildOptions) -> Built:
-    from ..store.lookup import update_index
+    from ..store.search.lookup import update_index
 
     return update_index(store, key, patches=patches, standardised=standardised, options=options)
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from ..store.naming import UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
-    from ..store.index_record import IndexRecord
-    from ..store.mixing import Mixing, Share
+    from ..store.search.record import IndexRecord, Mixing, Share
 
 MIXED, APART = 0.1, 0.5
 """Separation up to which slides count as mixed, and from which as standing apart."""

@@ -81,7 +81,7 @@ def _is_head(text: str) -> bool:
 
 
 def _is_protocol(text: str) -> bool:
-    from ..heads.evaluation.protocols import PROTOCOLS
+    from ..heads.protocols.named import PROTOCOLS
 
     return text in PROTOCOLS
 

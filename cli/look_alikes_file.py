@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars
 
-    from ..store.search import Hit
+    from ..store.search.search import Hit
 
 TABLES = (".parquet", ".csv")
 
@@ -43,7 +43,7 @@ def write_frame(path: Path, frame: polars.DataFrame) -> None:
     StoreError
         If the file cannot be written.
     """
-    from ..store.atomic import atomic_path
+    from ..store.files.atomic import atomic_path
 
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".csv":

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..featurize.slide import Slide
+    from ..featurize.slides.slide import Slide
     from ..store import Store
     from ..store.arrays import Floats, Pixels
-    from ..store.slide_file import SlideRecord
+    from ..store.files.slide import SlideRecord
 
 SIDE_PX = 224
 
@@ -66,8 +66,8 @@ def patch_pictures(
 @contextmanager
 def _image(store: Store, record: SlideRecord) -> Iterator[tuple[Slide | None, str]]:
     """The image of a slide if it is the one that was featurized, else None and why."""
-    from ..featurize.deposit import source_digest
-    from ..featurize.slide import open_slide
+    from ..featurize.ingest import source_digest
+    from ..featurize.slides.open import open_slide
     from ..store.errors import ScaleError, SlideError
 
     path, why = Path(record.source), ""
@@ -95,8 +95,8 @@ def _image(store: Store, record: SlideRecord) -> Iterator[tuple[Slide | None, st
 
 def _from_slide(slide: Slide, center_px: Floats, mpp: float, fov_um: float) -> Pixels:
     """One patch as the backbone's view frames it, at 224 px."""
-    from ..featurize.reading import plan_field, read_patch
-    from ..featurize.views import View
+    from ..featurize.patches.field import plan_field, read_patch
+    from ..featurize.patches.views import View
 
     view = View("sheet", fov_um=fov_um, mpp=fov_um / SIDE_PX)
     return read_patch(slide, plan_field(slide, view, mpp=mpp), center_px)
@@ -108,8 +108,8 @@ def _from_thumbnail(store: Store, record: SlideRecord, center_px: np.ndarray, fo
     from PIL import Image
 
     from ..store.errors import StoreError
-    from ..store.schema import slide_path
-    from ..store.slide_file import read_thumbnail
+    from ..store.files.schema import slide_path
+    from ..store.files.slide import read_thumbnail
 
     try:
         thumbnail = read_thumbnail(slide_path(store.path, record.slide_id))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..heads.evaluation.protocol_changes import ProtocolChanges
+    from ..heads.protocols.changes import ProtocolChanges
     from ..store import Store
 
 SMALL_BYTES = 64 * 2**20
@@ -41,9 +41,9 @@ def protocol_changes(
     ProtocolError
         If a word is none of those to choose from, or the list of genes cannot be read.
     """
-    from ..heads.evaluation.gene_lists import read_gene_list
-    from ..heads.evaluation.panel_rules import PANEL_RULES
-    from ..heads.evaluation.protocol_changes import ProtocolChanges
+    from ..heads.protocols.changes import ProtocolChanges
+    from ..heads.protocols.panels.gene_lists import read_gene_list
+    from ..heads.protocols.panels.rules import PANEL_RULES
 
     return ProtocolChanges(
         standardise=_choice("--standardise", standardise, "slide", "none"),
@@ -61,7 +61,7 @@ def settle_process(store: Store) -> None:
     """
     import torch
 
-    from ..heads.engine.allocator import keep_freed_memory
+    from ..heads.engine.device import keep_freed_memory
 
     keep_freed_memory()
     if sum(entry.size for entry in store.entries if entry.kind == "features") < SMALL_BYTES:

@@ -15,7 +15,7 @@ def protocols(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Print evaluation protocols: split, panel, target, what they declare and what they leak."""
-    from ..heads.evaluation.protocols import PROTOCOLS, get_protocol
+    from ..heads.protocols.named import PROTOCOLS, get_protocol
 
     chosen = [get_protocol(name)] if name else list(PROTOCOLS.values())
     if json:

@@ -12,7 +12,7 @@ from .output import print_json, progress_bar, result, say
 from .status import aligned
 
 if TYPE_CHECKING:
-    from ..store.search import Hit, SearchIndex
+    from ..store.search.search import Hit, SearchIndex
 
 
 def search(
@@ -40,9 +40,8 @@ def search(
 ) -> None:
     """Find the patches that look most like one patch; the query itself is never among them."""
     from ..store import Store
-    from ..store.atomic import check_writable
-    from ..store.freshness import default_index
-    from ..store.lookup import open_index, patch_row
+    from ..store.files.atomic import check_writable
+    from ..store.search.lookup import default_index, open_index, patch_row
 
     _check_request(patch, whole=all_, out=out, report=report)
     opened = Store(store)
@@ -95,7 +94,7 @@ def _check_request(patch: str | None, *, whole: bool, out: Path | None, report: 
 def _search_one(
     index: SearchIndex, query: dict[str, Any], row: int, *, exact: bool, out: Path | None
 ) -> tuple[Hit, ...]:
-    from ..store.lookup import search_patch
+    from ..store.search.lookup import search_patch
 
     slide, k, exclude = query["slide_id"], query["k"], query["exclude"]
     found = search_patch(index, slide, row, k, exclude=exclude, exact=exact)
@@ -110,7 +109,7 @@ def _search_one(
 
 
 def _search_all(index: SearchIndex, query: dict[str, Any], *, exact: bool, out: Path, json: bool) -> None:
-    from ..store.lookup import search_slide
+    from ..store.search.lookup import search_slide
     from .look_alikes_file import write_frame
 
     slide, k, exclude = query["slide_id"], query["k"], query["exclude"]
@@ -142,7 +141,7 @@ def why_fewer(index: SearchIndex, slide: str, exclude: str | None) -> str:
 
 def _told(index: SearchIndex, query: dict[str, Any], *, exact: bool) -> dict[str, Any]:
     """What a reader of look-alikes must know: what was searched and how, what a distance is, what limits them."""
-    from ..store.search import search_warnings
+    from ..store.search.search import search_warnings
     from .index_words import how_measured
 
     record, exclude = index.record, query["exclude"]

@@ -11,7 +11,7 @@ import typer
 from .output import print_json, result, say
 
 if TYPE_CHECKING:
-    from ..store.catalog_rows import Folder
+    from ..store.catalog_file import Folder
 
 _COLUMNS = ("patch set", "features", "slides", "patches", "dim", "type", "um/px", "field um", "fingerprint")
 

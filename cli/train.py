@@ -12,7 +12,7 @@ from . import protocol_options as shared
 from .output import print_json, progress_bar, result, say
 
 if TYPE_CHECKING:
-    from ..heads.prediction.training import TrainReport
+    from ..heads.prediction.train import TrainReport
 
 
 def train(
@@ -43,8 +43,8 @@ def train(
     Nothing is held out: how good such a head is, `tissuary compare` tells.
     """
     with progress_bar("train") as progress:  # importing torch takes seconds
-        from ..heads.prediction.training import TrainOptions
-        from ..heads.prediction.training import train as run_training
+        from ..heads.prediction.train import TrainOptions
+        from ..heads.prediction.train import train as run_training
         from ..store import Store
 
         opened = Store(store)

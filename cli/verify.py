@@ -16,7 +16,7 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Re-read a whole store: checksums, NaN, row counts, fingerprints, order of the counts, catalogue, indexes."""
-    from ..store.verify import examine_store
+    from ..store.verify.verify import examine_store
 
     with progress_bar("verify") as progress:
         found = examine_store(store, progress)

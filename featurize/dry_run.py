@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..store.errors import TissuaryError
-from .deposit import slide_record
+from .ingest import slide_record
 from .options import FeaturizeOptions, Progress
-from .patch_stream import Visit
-from .readers import Readers
-from .slide import Slide, open_slide
-from .slide_look import Look, look_at
-from .streams import open_stream
-from .targets import ViewField, Wanted, check_fields, check_keys, missing_targets
-from .visit import visiting_order
+from .outputs import ViewField, Wanted, check_fields, check_keys, missing_targets
+from .patches.read_blocks import visiting_order
+from .patches.readers import Readers
+from .patches.stream import ReadPlan, open_stream
+from .slide_plan import Look, look_at
+from .slides.open import open_slide
+from .slides.slide import Slide
 
 if TYPE_CHECKING:
-    from .backbones.build import Encoder
-    from .cohort import Sample
-    from .slide_job import Run
+    from .backbones.encoder import Encoder
+    from .one_slide import FeaturizeRun
+    from .sources.sample import Sample
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,8 @@ def dry_run(
         If the cohort or a backbone cannot be read at all, or the store holds features of another encoder under a key
         that would be written.
     """
-    from .run_setup import build_encoders, cohort_of, plan_of
-    from .slide_job import Run
-    from .slide_worker import isolated
+    from .one_slide import FeaturizeRun, isolated
+    from .setup import build_encoders, cohort_of, plan_of
 
     options = options or FeaturizeOptions()
     cohort = cohort_of(source, options, format=format)
@@ -120,7 +119,7 @@ def dry_run(
     refused: list[tuple[str, TissuaryError]] = []
     cost = Cost()
     with Readers(options.readers) as readers:
-        run = Run(Path(store), options, encoders, plan_of(options, encoders), readers)
+        run = FeaturizeRun(Path(store), options, encoders, plan_of(options, encoders), readers)
         check_keys(run.keys, options, encoders)
         for number, sample in enumerate(cohort.samples):
             with isolated(sample, refused):
@@ -148,7 +147,7 @@ class Cost:
         self._reading: dict[str, float] = {}
         self._forward: dict[tuple[str, str], float] = {}
 
-    def seconds(self, look: Look, wanted: Sequence[Wanted], slide: Slide, run: Run) -> float:
+    def seconds(self, look: Look, wanted: Sequence[Wanted], slide: Slide, run: FeaturizeRun) -> float:
         """Seconds per patch for what is wanted."""
         total = 0.0
         for field, targets in wanted:
@@ -163,7 +162,7 @@ class Cost:
             total += reading if run.plan.device == "cpu" else max(0.0, reading - total)
         return total
 
-    def _measure(self, look: Look, field: ViewField, encoder: Encoder, slide: Slide, run: Run) -> None:
+    def _measure(self, look: Look, field: ViewField, encoder: Encoder, slide: Slide, run: FeaturizeRun) -> None:
         from .forward import Device, forward
 
         place = next(iter(look.sets.values())).patches
@@ -171,7 +170,7 @@ class Cost:
         batch = run.plan.batch
         count = min(len(order), batch * (1 + CALIBRATION_BATCHES))
         device = Device(str(encoder.device))
-        visit = Visit(place.center_px, order[:count], run.plan.block_px, batch)
+        visit = ReadPlan(place.center_px, order[:count], run.plan.block_px, batch)
         resample = [not device.resamples(field.field)]
         stream = open_stream(slide, place, visit, [field.field], readers=run.readers, resample=resample)
         reading, computing = [], []
@@ -194,7 +193,7 @@ class Cost:
         return {f"{key}@{name.split(':')[0]}": 1 / seconds for (key, name), seconds in self._forward.items()}
 
 
-def _estimate(sample: Sample, run: Run, cost: Cost) -> SlideEstimate:
+def _estimate(sample: Sample, run: FeaturizeRun, cost: Cost) -> SlideEstimate:
     with open_slide(sample.image) as slide:
         look = look_at(sample, slide, run.options, encoders=run.encoders)
         check_fields(run.keys, look.fields, run.encoders, slide_id=sample.slide_id, patch_sets=look.sets)

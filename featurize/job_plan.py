@@ -10,11 +10,11 @@ from math import ceil
 from typing import Any
 
 from ..store.arrays import Floats, Ints
-from ..store.feature_file import BLOCK_ROWS
-from ..store.feature_writer import FeatureJob, open_job
-from ..store.journal import read_plan
-from .targets import Target, ViewField, Wanted
-from .visit import BLOCK_PX, visiting_order
+from ..store.files.features import BLOCK_ROWS
+from ..store.files.journal import read_plan
+from ..store.files.writer import FeatureJob, open_job
+from .outputs import FeatureOutput, ViewField, Wanted
+from .patches.read_blocks import BLOCK_PX, visiting_order
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class OpenFile:
     plan: Plan
     order: Ints
     field: ViewField
-    target: Target
+    target: FeatureOutput
     job: FeatureJob
 
 
@@ -127,7 +127,7 @@ def open_files(wanted: Sequence[Wanted], centers_px: Floats, today: Plan) -> lis
     return files
 
 
-def _plan_of(target: Target, today: Plan) -> Plan:
+def _plan_of(target: FeatureOutput, today: Plan) -> Plan:
     found = read_plan(target.path)
     if found is None or not found[1]:
         return today

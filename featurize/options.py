@@ -12,9 +12,9 @@ from ..store.choices import as_names
 from ..store.errors import CohortError
 from ..store.naming import VIEW_ALIASES, feature_key
 from ..store.option_types import check_types, wanted_type
-from .shards import Shard, parse_shard
-from .stages import StageReport
-from .views import LAYOUTS, MAX_UPSAMPLING, NATIVE, resolve_view
+from .patches.readers import StageReport
+from .patches.views import LAYOUTS, MAX_UPSAMPLING, NATIVE, resolve_view
+from .workers.shards import Shard, parse_shard
 
 PATCH_CHOICES = ("auto", "spots", "grid", "both")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")

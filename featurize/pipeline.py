@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..store.atomic import check_writable, sweep_partials
 from ..store.errors import TissuaryError
+from ..store.files.atomic import check_writable, sweep_partials
+from ..store.files.lock import SlideBusyError
 from ..store.naming import UNKNOWN_PATIENT
-from .claim import SlideBusyError
+from .one_slide import FeaturizeRun, SlideOutcome, SlideWorker, isolated
 from .options import RAY, FeaturizeOptions, FeaturizeReport, Progress, SlideDone
-from .readers import Readers
-from .run_setup import build_encoders, cohort_of, plan_of, stored_names
-from .shards import image_bytes
-from .slide_job import Run
-from .slide_worker import Outcome, SlideWorker, isolated
-from .targets import check_keys
+from .outputs import check_keys
+from .patches.readers import Readers
+from .setup import build_encoders, cohort_of, plan_of, stored_names
+from .workers.shards import dearest_first, image_bytes
 
 if TYPE_CHECKING:
-    from .cohort import Cohort, Sample
-    from .crew import Post
-    from .dispatch import Dispatched
+    from .sources.sample import Cohort, Sample
+    from .workers.messages import WorkerConfig, WorkerPool
+    from .workers.scheduler import Scheduled
 
 __all__ = ["build_encoders", "featurize", "isolated", "plan_of", "run_slides", "stored_names"]
 
@@ -74,8 +74,6 @@ def featurize(
     if root.is_dir():
         sweep_partials(root)
     if options.engine == RAY or len(options.devices) > 1:
-        from .engine import embed_elsewhere
-
         post = _post(cohort.samples, source, format, root, options)
         found = embed_elsewhere(cohort.samples, post, progress=progress or _silent)
         if found.retried:
@@ -85,41 +83,43 @@ def featurize(
     return _report(cohort, found, root, seconds=time.perf_counter() - started)
 
 
-def _post(samples: Sequence[Sample], source: str | Path, format: str, root: Path, options: FeaturizeOptions) -> Post:
+def _post(
+    samples: Sequence[Sample], source: str | Path, format: str, root: Path, options: FeaturizeOptions
+) -> WorkerConfig:
     """What workers are told, in paths that hold whatever folder they run in."""
     from .backbones.build import RANDOM
-    from .crew import Post
+    from .workers.messages import WorkerConfig
 
     weights = {key: name if name == RANDOM else str(Path(name).absolute()) for key, name in options.weights.items()}
     backbones = tuple(str(Path(name).absolute()) if name.endswith(".json") else name for name in options.backbones)
     images = {one.slide_id: (str(one.image), image_bytes(one.image)) for one in samples}
     options = replace(options, weights=weights, backbones=backbones)
-    return Post(str(Path(source).absolute()), format, root.absolute(), options, images)
+    return WorkerConfig(str(Path(source).absolute()), format, root.absolute(), options, images)
 
 
-def _embed_here(samples: Sequence[Sample], root: Path, options: FeaturizeOptions, *, progress: Progress) -> Dispatched:
+def _embed_here(samples: Sequence[Sample], root: Path, options: FeaturizeOptions, *, progress: Progress) -> Scheduled:
     """Embed slides in this process, on one device."""
-    from .dispatch import Dispatched
+    from .workers.scheduler import Scheduled
 
     encoders = build_encoders(options)
     licences = {name: encoder.record.terms for name, encoder in encoders.items()}
     with Readers(options.readers) as readers:
-        run = Run(root, options, encoders, plan_of(options, encoders), readers)
+        run = FeaturizeRun(root, options, encoders, plan_of(options, encoders), readers)
         check_keys(run.keys, options, encoders)
         outcomes = _outcomes(samples, run, progress=progress)
-        return Dispatched(outcomes, (), licences, readers.stages.report(readers=options.readers))
+        return Scheduled(outcomes, (), licences, readers.stages.report(readers=options.readers))
 
 
 def run_slides(
-    samples: Sequence[Sample], run: Run, *, progress: Progress
+    samples: Sequence[Sample], run: FeaturizeRun, *, progress: Progress
 ) -> tuple[tuple[SlideDone, ...], tuple[tuple[str, TissuaryError], ...]]:
     """Slides that were done, and those that failed with their causes."""
     return _parted(samples, _outcomes(samples, run, progress=progress))
 
 
-def _outcomes(samples: Sequence[Sample], run: Run, *, progress: Progress) -> dict[str, Outcome]:
+def _outcomes(samples: Sequence[Sample], run: FeaturizeRun, *, progress: Progress) -> dict[str, SlideOutcome]:
     """Embed slides in turn; those that another job is at are looked at again when all else is done."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, SlideOutcome] = {}
     with SlideWorker(run) as worker:
         for last_look in (False, True):
             waiting = [one for one in samples if one.slide_id not in outcomes]
@@ -133,7 +133,7 @@ def _outcomes(samples: Sequence[Sample], run: Run, *, progress: Progress) -> dic
 
 
 def _parted(
-    samples: Sequence[Sample], outcomes: dict[str, Outcome]
+    samples: Sequence[Sample], outcomes: dict[str, SlideOutcome]
 ) -> tuple[tuple[SlideDone, ...], tuple[tuple[str, TissuaryError], ...]]:
     """Slides that were done and those that were not, in the cohort's order."""
     in_order = [outcomes[one.slide_id] for one in samples]
@@ -141,7 +141,7 @@ def _parted(
     return done, tuple((one.slide_id, one.error) for one in in_order if one.error is not None)
 
 
-def _report(cohort: Cohort, found: Dispatched, root: Path, *, seconds: float) -> FeaturizeReport:
+def _report(cohort: Cohort, found: Scheduled, root: Path, *, seconds: float) -> FeaturizeReport:
     done, unfinished = _parted(cohort.samples, found.outcomes)
     failed = [(slide_id, error) for slide_id, error in unfinished if not isinstance(error, SlideBusyError)]
     left = tuple((slide_id, str(error)) for slide_id, error in unfinished if isinstance(error, SlideBusyError))
@@ -174,3 +174,38 @@ def _all_failed(first: TissuaryError, failed: Sequence[tuple[str, str]]) -> Tiss
 
 def _silent(slide_id: str, done: int, total: int) -> None:
     """No one watches."""
+
+
+def embed_elsewhere(samples: Sequence[Sample], post: WorkerConfig, *, progress: Progress) -> Scheduled:
+    """Embed slides by workers in other processes: on the devices named, or on a Ray cluster.
+
+    Raises
+    ------
+    TissuaryError
+        If no worker can begin.
+    """
+    from .workers.scheduler import Scheduler
+
+    with _crew(post) as crew:
+        return Scheduler([one.slide_id for one in dearest_first(samples)], crew, progress=progress).run()
+
+
+@contextmanager
+def _crew(post: WorkerConfig) -> Iterator[WorkerPool]:
+    if post.options.engine == RAY:
+        from .workers.ray_ import RayCrew, connected
+
+        with connected(post.options.address) as ray:
+            on_ray = RayCrew(ray, post)
+            try:
+                yield on_ray
+            finally:
+                on_ray.close()
+        return
+    from .workers.processes import DevicePool, posts_of
+
+    pool = DevicePool(posts_of(post))
+    try:
+        yield pool
+    finally:
+        pool.close()

@@ -6,10 +6,11 @@ The names below are imported when first used, so that making one head does not l
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison.compare import compare
+    from .comparison.plan import CompareOptions
     from .contract import Head
-    from .evaluation.compare import CompareOptions, compare
     from .prediction.predict import PredictOptions, predict
-    from .prediction.training import TrainOptions, train
+    from .prediction.train import TrainOptions, train
     from .registry import HEADS, make_head
 
 __all__ = [
@@ -27,11 +28,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("CompareOptions", "compare"):
-        from .evaluation import compare as module
+        from .comparison import compare as module
 
         return getattr(module, name)
     if name in ("TrainOptions", "train"):
-        from .prediction import training
+        from .prediction import train as training
 
         return getattr(training, name)
     if name in ("PredictOptions", "predict"):

@@ -41,7 +41,7 @@ def training_arrays(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float
         If the table was not prepared for training, or a target or weight is NaN or infinite.
     """
     if table.targets is None or table.weights is None:
-        msg = "this table has no targets to learn: prepare it with tissuary.heads.evaluation.preparation.prepare"
+        msg = "this table has no targets to learn: prepare it with tissuary.heads.comparison.preparation.prepare"
         raise HeadError(msg)
     for name, values in (("targets", table.targets), ("weights", table.weights)):
         odd = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))

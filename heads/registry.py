@@ -22,7 +22,7 @@ class HeadEntry:
     Attributes
     ----------
     location
-        "module:class" inside `tissuary.heads`, imported when the head is made.
+        "module:class" below `tissuary.heads`, imported when the head is made.
     control
         Whether it sees no, or only trivial, morphology.
     diagnostic
@@ -42,51 +42,67 @@ class HeadEntry:
 
 
 HEADS: dict[str, HeadEntry] = {
-    "mean": HeadEntry("controls:Mean", "training mean of every gene", control=True, features=False),
-    "patient-mean": HeadEntry("controls:PatientMean", "mean profile of the same patient", control=True, features=False),
-    "slide-feature-mean": HeadEntry("controls:SlideFeatureMean", "slide-mean features to slide profile", control=True),
-    "coordinates": HeadEntry("position:Coordinates", "quadratic of the spot's position", control=True, features=False),
+    "mean": HeadEntry("baselines.controls:Mean", "training mean of every gene", control=True, features=False),
+    "patient-mean": HeadEntry(
+        "baselines.controls:PatientMean", "mean profile of the same patient", control=True, features=False
+    ),
+    "slide-feature-mean": HeadEntry(
+        "baselines.controls:SlideFeatureMean", "slide-mean features to slide profile", control=True
+    ),
+    "coordinates": HeadEntry(
+        "baselines.position:Coordinates", "quadratic of the spot's position", control=True, features=False
+    ),
     "coordinates-smooth": HeadEntry(
-        "position:SmoothCoordinates", "smooth field over the spot's position", control=True, features=False
+        "baselines.position:SmoothCoordinates", "smooth field over the spot's position", control=True, features=False
     ),
     "density": HeadEntry(
-        "controls:Density", "haematoxylin density of the patch, one number", control=True, features=False
+        "baselines.controls:Density", "haematoxylin density of the patch, one number", control=True, features=False
     ),
     "predicted-depth": HeadEntry(
-        "depth:PredictedDepth", "total counts as predicted by ridge, one slope per gene", control=True
+        "baselines.depth:PredictedDepth", "total counts as predicted by ridge, one slope per gene", control=True
     ),
     "depth": HeadEntry(
-        "depth:Depth", "total counts as measured on the test spot", control=True, diagnostic=True, features=False
+        "baselines.depth:Depth",
+        "total counts as measured on the test spot",
+        control=True,
+        diagnostic=True,
+        features=False,
     ),
-    "shuffled": HeadEntry("controls:Shuffled", "ridge on targets shuffled within slides", control=True),
-    "ridge": HeadEntry("ridge:Ridge", "closed-form ridge on all views", modes=("hest",)),
-    "knn": HeadEntry("knn:NearestNeighbours", "mean of the nearest training spots in feature space"),
-    "forest": HeadEntry("forest:Forest", "random forest on principal components"),
-    "boosted": HeadEntry("boosted:Boosted", "boosted trees on principal components of features and targets"),
-    "mlp": HeadEntry("mlp:MLP", "two layers on all views side by side"),
+    "shuffled": HeadEntry("baselines.controls:Shuffled", "ridge on targets shuffled within slides", control=True),
+    "ridge": HeadEntry("linear.ridge:Ridge", "closed-form ridge on all views", modes=("hest",)),
+    "knn": HeadEntry("baselines.knn:NearestNeighbours", "mean of the nearest training spots in feature space"),
+    "forest": HeadEntry("baselines.forest:Forest", "random forest on principal components"),
+    "boosted": HeadEntry("baselines.boosted:Boosted", "boosted trees on principal components of features and targets"),
+    "mlp": HeadEntry("baselines.mlp:MLP", "two layers on all views side by side"),
     "m2ort": HeadEntry(
-        "m2ort:M2ORT", "levels of tokens over one region, mixed by attention and over channels", modes=("paper",)
+        "networks.m2ort:M2ORT",
+        "levels of tokens over one region, mixed by attention and over channels",
+        modes=("paper",),
     ),
     "m2ost": HeadEntry(
-        "m2ost:M2OST",
+        "networks.m2ost:M2OST",
         "tokens of growing fields, mixed within and between levels and over channels",
         modes=("paper", "code"),
     ),
-    "mmap": HeadEntry("mmap:MMAP", "multi-view fusion with cohort prototypes", modes=("paper",)),
+    "mmap": HeadEntry("networks.mmap.head:MMAP", "multi-view fusion with cohort prototypes", modes=("paper",)),
     "nh2st": HeadEntry(
-        "nh2st:NH2ST", "a spot and its surroundings in tissue, image and genes contrasted", modes=("context", "paper")
+        "networks.nh2st.head:NH2ST",
+        "a spot and its surroundings in tissue, image and genes contrasted",
+        modes=("context", "paper"),
     ),
-    "triplex": HeadEntry("triplex:Triplex", "a spot, its neighbours and its slide", modes=("paper",)),
+    "triplex": HeadEntry("networks.triplex.head:Triplex", "a spot, its neighbours and its slide", modes=("paper",)),
     "cmrc": HeadEntry(
-        "cmrc:CMRC",
+        "networks.cmrc:CMRC",
         "image and genes contrasted and rebuilt; the nearest training spots predict",
         modes=("fixed", "paper"),
     ),
     "bleep": HeadEntry(
-        "bleep:BLEEP", "image and genes contrasted; the nearest training spots predict", modes=("paper",)
+        "networks.bleep:BLEEP", "image and genes contrasted; the nearest training spots predict", modes=("paper",)
     ),
-    "egn": HeadEntry("egn:EGN", "views ask what their look-alikes of other patients express", modes=("paper",)),
-    "ensemble": HeadEntry("ensemble:Ensemble", "heads weighed by what they predict for slides held out"),
+    "egn": HeadEntry(
+        "networks.egn:EGN", "views ask what their look-alikes of other patients express", modes=("paper",)
+    ),
+    "ensemble": HeadEntry("baselines.ensemble:Ensemble", "heads weighed by what they predict for slides held out"),
 }
 
 

@@ -12,15 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from .atomic import atomic_path, disk_errors
-from .catalog_file import CATALOG, YOUNG_NS, SavedCatalog, has_parquet, is_current, read_columns, stat_of, write_columns
-from .catalog_rows import Entry, Folder, list_folders, to_columns
+from .catalog_file import (
+    CATALOG,
+    YOUNG_NS,
+    Entry,
+    Folder,
+    SavedCatalog,
+    has_parquet,
+    is_current,
+    list_folders,
+    read_columns,
+    stat_of,
+    to_columns,
+    write_columns,
+)
 from .errors import StoreError
-from .expression import Expression, read_expression
-from .feature_file import FeatureFile, read_features
-from .patch_file import Patches, read_patches
-from .schema import EXPRESSION, FEATURES, PATCHES, SLIDE, Encoding
-from .slide_file import SlideRecord, read_slide
+from .files.atomic import atomic_path, disk_errors
+from .files.expression import Expression, read_expression
+from .files.features import FeatureFile, read_features
+from .files.patches import Patches, read_patches
+from .files.schema import EXPRESSION, FEATURES, PATCHES, SLIDE, Encoding
+from .files.slide import SlideRecord, read_slide
 
 if TYPE_CHECKING:
     import polars

@@ -8,12 +8,45 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol, Self
 
+from .catalog_file import Entry
 from .errors import StoreError
 
-if TYPE_CHECKING:
-    from .store import Store
+
+class StoreContents(Protocol):
+    """What `Store` says of its files; a protocol, so that messages need not import what makes them."""
+
+    path: Path
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """See `Store.entries`."""
+        ...
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """Slides of the store."""
+        ...
+
+    @property
+    def patch_sets(self) -> tuple[str, ...]:
+        """Patch sets of the store."""
+        ...
+
+    def keys(self, patches: str | None = None) -> tuple[str, ...]:
+        """Feature keys of a patch set."""
+        ...
+
+    def slides_with(self, keys: str | Sequence[str], *, patches: str | None = None) -> tuple[str, ...]:
+        """Slides that have all of these keys."""
+        ...
+
+    def reread(self) -> Self:
+        """The same store, as its files are now."""
+        ...
+
 
 LISTED = 30
 """Names that a message lists."""
@@ -68,7 +101,7 @@ def as_names(value: str | Iterable[str], what: str) -> tuple[str, ...]:
     return names
 
 
-def no_patch_set(store: Store, patches: str) -> StoreError:
+def no_patch_set(store: StoreContents, patches: str) -> StoreError:
     """A patch set that the store lacks."""
     have = store.patch_sets
     grid = " --patches grid" if patches.startswith("grid") else ""
@@ -77,23 +110,23 @@ def no_patch_set(store: Store, patches: str) -> StoreError:
     return StoreError(f"{store.path} has no patch set {patches!r}: {instead(patches, have)}{choose}")
 
 
-def no_key(store: Store, key: str, *, patches: str) -> StoreError:
+def no_key(store: StoreContents, key: str, *, patches: str) -> StoreError:
     """A feature key that no slide has on a patch set."""
-    store = type(store)(store.path)  # as its files are now
+    store = store.reread()
     others = [one for one in store.patch_sets if one != patches and key in store.keys(one)]
     if others:
         return StoreError(f'{store.path} has {key} on {listed(others)}, not on {patches!r}: `patches="{others[0]}"`')
     return StoreError(f"{store.path} has no features {key!r} on {patches!r}: {instead(key, store.keys(patches))}")
 
 
-def no_slide(store: Store, slide_id: str) -> StoreError:
+def no_slide(store: StoreContents, slide_id: str) -> StoreError:
     """A slide that the store lacks."""
     return StoreError(f"{store.path} has no slide {slide_id!r}: {instead(slide_id, store.slide_ids)}")
 
 
-def what_is_missing(store: Store, slide_id: str, *, patches: str, key: str | None = None) -> StoreError:
+def what_is_missing(store: StoreContents, slide_id: str, *, patches: str, key: str | None = None) -> StoreError:
     """Why a slide has no file of patches, or of features under a key, with what there is."""
-    store = type(store)(store.path)  # as its files are now
+    store = store.reread()
     if slide_id not in store.slide_ids:
         return no_slide(store, slide_id)
     if patches not in store.patch_sets:

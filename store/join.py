@@ -13,14 +13,14 @@ from scipy.sparse import csr_matrix, vstack
 
 from .arrays import Strings
 from .errors import FingerprintError, StoreError
-from .expression import Expression, read_expression
-from .feature_column import FeatureColumn
-from .feature_file import FeatureHeader, read_features
+from .files.column import FeatureColumn
+from .files.expression import Expression, read_expression
+from .files.features import FeatureHeader, read_features
+from .files.patches import Patches, read_patches
+from .files.schema import expression_path, features_path, patches_path
+from .files.slide import SAME_MPP, SlideRecord
 from .genes import gene_union, shared_genes
-from .patch_file import Patches, read_patches
 from .scale import MAX_DISAGREEMENT
-from .schema import expression_path, features_path, patches_path
-from .slide_file import SAME_MPP, SlideRecord
 from .table import Table
 
 log = logging.getLogger(__name__)

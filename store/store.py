@@ -8,30 +8,29 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from .arrays import Floats
-from .catalog import Entry, load_catalog, to_frame
+from .catalog import load_catalog, to_frame
+from .catalog_file import Entry
 from .choices import as_names, instead, listed, no_key, no_patch_set, no_slide, what_is_missing
 from .errors import InvalidNameError, StoreError
-from .feature_file import FeatureFile, FeatureHeader, read_features
-from .index_record import BuildOptions
+from .files.features import FeatureFile, FeatureHeader, read_features
+from .files.patches import Patches, read_patches
+from .files.schema import features_path, patches_path, slide_path
+from .files.slide import SlideRecord, read_slide
 from .join import add_counts, join_slides
-from .look_alikes import LookAlikes
-from .lookup import open_index, patch_row, search_patch, search_slide, update_index
 from .naming import SPOTS, FeatureKey, check_name
-from .neighbours import Neighbourhood
-from .nested import children, parents_between
-from .patch_file import Patches, read_patches
-from .places import Places
-from .schema import features_path, patches_path, slide_path
-from .search import Hit, SearchIndex
-from .selection import holds, slide_frame
-from .slide_file import SlideRecord, read_slide
+from .search.lookup import open_index, patch_row, search_patch, search_slide, update_index
+from .search.record import BuildOptions
+from .search.search import Hit, LookAlikes, SearchIndex
+from .spatial.neighbourhood import Neighbourhood
+from .spatial.nested import children, parents_between
+from .spatial.places import Places
 from .store_folder import check_store
-from .table import Table
+from .table import Table, holds, slide_frame
 
 if TYPE_CHECKING:
     import polars
@@ -63,6 +62,10 @@ class Store:
         self.path = Path(path)
         check_store(self.path)
 
+    def reread(self) -> Self:
+        """The same store, as its files are now."""
+        return type(self)(self.path)
+
     def __fspath__(self) -> str:
         """The folder, so that whatever takes a path takes a store."""
         return str(self.path)
@@ -79,7 +82,7 @@ class Store:
 
     @property
     def slide_frame(self) -> polars.DataFrame:
-        """One line a slide, for choosing among them; see `tissuary.store.selection.slide_frame`."""
+        """One line a slide, for choosing among them; see `tissuary.store.table.slide_frame`."""
         return slide_frame(self.entries)
 
     @property
@@ -326,7 +329,7 @@ class Store:
         """Index every slide that has `key`, and keep the index in the store.
 
         Where an index of the same settings is there, slides that came since are added to it; see
-        `tissuary.store.lookup.update_index`.
+        `tissuary.store.search.lookup.update_index`.
         """
         how = options or BuildOptions()
         return update_index(self, key, patches=self.patch_set(patches), standardised=standardised, options=how).index

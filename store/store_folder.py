@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from .errors import InvalidNameError, StoreError
-from .foreign import tool_output
+from .files.schema import tool_output
 from .naming import FeatureKey
 
 _LOOKED_AT = 300

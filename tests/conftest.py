@@ -11,11 +11,11 @@ import torch
 from scipy.sparse import csr_matrix
 
 from tissuary.store import Store
-from tissuary.store.expression import Expression, write_expression
-from tissuary.store.feature_file import FeatureHeader, write_features
-from tissuary.store.patch_file import Patches, write_patches
-from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
-from tissuary.store.slide_file import SlideRecord, write_slide
+from tissuary.store.files.expression import Expression, write_expression
+from tissuary.store.files.features import FeatureHeader, write_features
+from tissuary.store.files.patches import Patches, write_patches
+from tissuary.store.files.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.files.slide import SlideRecord, write_slide
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -40,7 +40,7 @@ def _one_thread():
 @pytest.fixture
 def few_draws(monkeypatch):
     """Counts are thinned once, not until there are 6,000 spots: for comparisons whose ceilings nobody looks at."""
-    monkeypatch.setattr("tissuary.heads.evaluation.ceiling.THINNED_SPOTS", 1)
+    monkeypatch.setattr("tissuary.heads.comparison.ceiling.THINNED_SPOTS", 1)
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from tissuary.heads.engine.module import HeadModule, Shape
+from tissuary.heads.engine.network import HeadModule, NetworkShape
 from tissuary.heads.engine.rows import RowData
 from tissuary.heads.engine.stacked import train_all
-from tissuary.heads.engine.training import Run
+from tissuary.heads.engine.training import NetworkRun
 from tissuary.tests.head_tables import made_up
 
 
@@ -31,14 +31,14 @@ class Linear(HeadModule):
 
 def shape_of(table):
     columns = tuple(table.columns.values())
-    return Shape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), len(table.panel))
+    return NetworkShape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), len(table.panel))
 
 
 def every(data):
     return np.arange(len(data))
 
 
-class InFloat64(Run):
+class InFloat64(NetworkRun):
     """A run whose network and batches are in float64."""
 
     @classmethod

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tissuary.store.feature_file import FeatureHeader
-from tissuary.store.feature_writer import open_job
+from tissuary.store.files.features import FeatureHeader
+from tissuary.store.files.writer import open_job
 
 PLAN = {"batch": 32, "threads": 1, "torch": "2.13.0", "device": "cpu"}
 HEADER = FeatureHeader(

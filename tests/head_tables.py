@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tissuary.heads.evaluation.targets import centre_by_slide
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.heads.protocols.targets import centre_by_slide
+from tissuary.store.files.column import FeatureColumn
 from tissuary.store.table import Table
 
 

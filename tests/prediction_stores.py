@@ -4,11 +4,11 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from tissuary.store import Store
-from tissuary.store.expression import Expression, write_expression
-from tissuary.store.feature_file import FeatureHeader, write_features
-from tissuary.store.patch_file import Patches, write_patches
-from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
-from tissuary.store.slide_file import SlideRecord, write_slide
+from tissuary.store.files.expression import Expression, write_expression
+from tissuary.store.files.features import FeatureHeader, write_features
+from tissuary.store.files.patches import Patches, write_patches
+from tissuary.store.files.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.files.slide import SlideRecord, write_slide
 
 KEY, MPP, DIM, GENES = "toy@20x", 0.5, 6, 12
 GRID = "grid-112um"

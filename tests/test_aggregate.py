@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate, per_patient
-from tissuary.heads.evaluation.metrics import score_fold
-from tissuary.heads.evaluation.scores import SCORE_RULES
+from tissuary.heads.protocols.scores.aggregate import ScoredFold, aggregate, per_patient
+from tissuary.heads.protocols.scores.metrics import score_fold
+from tissuary.heads.protocols.scores.scores import SCORE_RULES
 from tissuary.store.errors import ProtocolError
 
 HEG, HVG = np.array([0]), np.array([1])

@@ -7,12 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from tissuary.heads.engine.attention import BACKENDS, attend, attend_products, attend_sdpa, attention_backend
-from tissuary.heads.engine.attention_packed import (
+from tissuary.heads.engine.attention import (
+    BACKENDS,
     aligned,
+    attend,
     attend_biased,
     attend_packed,
+    attend_products,
+    attend_sdpa,
     attend_shared,
+    attention_backend,
     block_mask,
     xformers_biased,
 )

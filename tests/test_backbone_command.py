@@ -88,7 +88,7 @@ def test_names_that_are_no_backbone(name, message):
 def test_a_library_that_is_not_there(monkeypatch):
     from importlib.util import find_spec
 
-    from tissuary.featurize.backbones import availability
+    from tissuary.featurize.backbones import weights as availability
 
     monkeypatch.setattr(availability, "find_spec", lambda name: None if name == "transformers" else find_spec(name))
     assert 'install first: pip install "tissuary[transformers]"' in run("phikon")

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from tissuary.featurize.backbones.architecture import build_architecture
+from tissuary.featurize.backbones.architectures import build_architecture
 from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.record import BackboneRecord
 from tissuary.store.errors import BackboneError

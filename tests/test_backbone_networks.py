@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tissuary.featurize.backbones.architecture import build_architecture
+from tissuary.featurize.backbones.architectures import build_architecture
 from tissuary.featurize.backbones.build import build_encoder
-from tissuary.featurize.backbones.pooling import Pooled
+from tissuary.featurize.backbones.encoder import Pooled
 from tissuary.featurize.backbones.record import BackboneRecord
 from tissuary.featurize.backbones.registry import BACKBONES
-from tissuary.featurize.backbones.tensor_names import from_dinov2
+from tissuary.featurize.backbones.weights import from_dinov2
 from tissuary.store.errors import BackboneError, MissingDependencyError
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 16, "image_size": 32}

@@ -6,10 +6,10 @@ from functools import cache
 import pytest
 import torch
 
-from tissuary.featurize.backbones.architecture import build_architecture
+from tissuary.featurize.backbones.architectures import build_architecture
 from tissuary.featurize.backbones.build import build_encoder
+from tissuary.featurize.backbones.encoder import Pooled
 from tissuary.featurize.backbones.fingerprint import fingerprint_of
-from tissuary.featurize.backbones.pooling import Pooled
 from tissuary.featurize.backbones.record import BackboneRecord
 from tissuary.featurize.backbones.registry import BACKBONES, UNAVAILABLE, get_record
 from tissuary.store.errors import BackboneError
@@ -31,13 +31,11 @@ def test_a_record_is_whole(key):
 
 
 def test_no_key_hides_another():
-    from tissuary.featurize.backbones import (
-        models_controls,
-        models_dino,
-        models_remote,
-        models_timm,
-        models_transformers,
-    )
+    from tissuary.featurize.backbones.models import controls as models_controls
+    from tissuary.featurize.backbones.models import dino as models_dino
+    from tissuary.featurize.backbones.models import remote as models_remote
+    from tissuary.featurize.backbones.models import timm_ as models_timm
+    from tissuary.featurize.backbones.models import transformers_ as models_transformers
 
     families = (models_controls, models_dino, models_remote, models_timm, models_transformers)
     assert sum(len(family.MODELS) for family in families) == len(BACKBONES)

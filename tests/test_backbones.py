@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tissuary.featurize.backbones.architecture import build_architecture
+from tissuary.featurize.backbones.architectures import build_architecture
 from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.fingerprint import fingerprint_of, tensors_digest
 from tissuary.featurize.backbones.golden import RAMP, ramp_image
-from tissuary.featurize.backbones.record import BackboneRecord, load_record
-from tissuary.featurize.backbones.registry import BACKBONES, get_record
+from tissuary.featurize.backbones.record import BackboneRecord
+from tissuary.featurize.backbones.registry import BACKBONES, get_record, load_record
 from tissuary.store.errors import BackboneError
 from tissuary.store.naming import FeatureKey
 
@@ -606,7 +606,7 @@ def test_reading_records_loads_no_heavy_library():
 
 def test_torchvision_imports_beside_any_torch():
     code = (
-        "from tissuary.featurize.backbones.torchvision_shim import ensure_torchvision as e; e(); e();"
+        "from tissuary.featurize.backbones.architectures import ensure_torchvision as e; e(); e();"
         "import torchvision, torch; print(hasattr(torch.ops.torchvision, 'nms'))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from tissuary.heads.bleep import BLEEP, PublishedPair
-from tissuary.heads.egn import EGN, PUBLISHED, ExemplarNetwork
 from tissuary.heads.engine.batch import Around, Batch
-from tissuary.heads.engine.module import Shape
-from tissuary.heads.inner import mean_within_slide
-from tissuary.heads.retrieval_losses import published_contrast
+from tissuary.heads.engine.network import NetworkShape
+from tissuary.heads.networks.bleep import BLEEP, PublishedPair
+from tissuary.heads.networks.egn import EGN, PUBLISHED, ExemplarNetwork
+from tissuary.heads.networks.retrieval_losses import published_contrast
+from tissuary.heads.protocols.inner import mean_within_slide
 from tissuary.store.errors import HeadError
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
-SHAPE = Shape(("a@20x", "a@10x"), ((5,), (4,)), 6)
+SHAPE = NetworkShape(("a@20x", "a@10x"), ((5,), (4,)), 6)
 
 
 def batch_of(n=7, b=4, k=3, *, seed=0):
@@ -46,7 +46,7 @@ def egn(sizes=replace(PUBLISHED, dim=8, heads=2, hidden=16, depth=2), **options)
 
 def test_bleep_s_heads_have_the_published_size():
     """0.67M in the literature at D = 1024 and 1,000 genes or so; 651,264 by the layers."""
-    module = PublishedPair(Shape(("a@20x",), ((1024,),), 1000))
+    module = PublishedPair(NetworkShape(("a@20x",), ((1024,),), 1000))
     assert sum(p.numel() for p in module.parameters()) == 651_264
 
 
@@ -98,7 +98,7 @@ def test_egn_has_the_widths_of_the_paper():
     attention = 4 * 1024**2 + 1024 + 2 * 2048  # q, k and v without bias, out with one, two norms
     feed = 2048 + 1024 * 4096 + 4096 + 4096 * 1024 + 1024
     with torch.device("meta"):
-        module = ExemplarNetwork(Shape(("a@20x",), ((1024,),), 250), PUBLISHED, bridged=True)
+        module = ExemplarNetwork(NetworkShape(("a@20x",), ((1024,),), 250), PUBLISHED, bridged=True)
     ends = (1024 * 1024 + 1024) + (250 * 1024 + 1024) + 2 * 1024 + 2048 + (1024 * 250 + 250)
     assert sum(p.numel() for p in module.parameters()) == 8 * (2 * attention + feed) + ends == 135_923_962
 

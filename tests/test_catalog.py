@@ -14,13 +14,12 @@ from tissuary.benchmarks.catalogue import slide_name, write_many
 from tissuary.cli.status import status, summarise
 from tissuary.store import Store
 from tissuary.store.catalog import load_catalog, load_folders
-from tissuary.store.catalog_file import read_columns
-from tissuary.store.catalog_rows import Entry, list_folders
+from tissuary.store.catalog_file import Entry, list_folders, read_columns
 from tissuary.store.errors import StoreError
-from tissuary.store.feature_file import write_features
-from tissuary.store.schema import expression_path, features_path, slide_path
-from tissuary.store.slide_file import read_slide, write_slide
-from tissuary.store.verify import verify_store
+from tissuary.store.files.features import write_features
+from tissuary.store.files.schema import expression_path, features_path, slide_path
+from tissuary.store.files.slide import read_slide, write_slide
+from tissuary.store.verify.verify import verify_store
 
 KEY = "toy@20x"
 

@@ -13,9 +13,9 @@ from tissuary.store import Store
 from tissuary.store.catalog import load_catalog
 from tissuary.store.catalog_file import YOUNG_NS, read_columns
 from tissuary.store.errors import StoreError
-from tissuary.store.feature_file import read_features, write_features
-from tissuary.store.schema import features_path, patches_path, slide_path
-from tissuary.store.verify import verify_store
+from tissuary.store.files.features import read_features, write_features
+from tissuary.store.files.schema import features_path, patches_path, slide_path
+from tissuary.store.verify.verify import verify_store
 
 KEY = "toy@20x"
 
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(store, mon
             raise PermissionError(13, "Permission denied", str(path))
         return before(path, *words)
 
-    monkeypatch.setattr("tissuary.store.catalog_rows.os.open", refuse)
+    monkeypatch.setattr("tissuary.store.catalog_file.os.open", refuse)
     with pytest.raises(StoreError, match=rf"{KEY} cannot be listed \(Permission denied\): give yourself the right"):
         load_catalog(store.path)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tissuary.store.errors import DamagedFileError, StoreError
-from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.schema import ALIGNMENT_BYTES
+from tissuary.store.files.features import FeatureHeader, read_features, write_features
+from tissuary.store.files.schema import ALIGNMENT_BYTES
 
 HEADER = FeatureHeader("C2", "print", {}, 0.5, 112.0, 1.0, "fp32", "none", 0.5, "none")
 
@@ -63,7 +63,7 @@ def test_missing_chunks_and_truncation_are_damage(tmp_path):
 
 
 def test_a_table_gathers_from_them(tmp_path):
-    from tissuary.store.feature_column import FeatureColumn
+    from tissuary.store.files.column import FeatureColumn
 
     values = np.random.default_rng(3).normal(size=(100, 64)).astype(np.float32)
     part = read_features(write_chunked(tmp_path / "f.h5", values, chunks=(32, 64))).features

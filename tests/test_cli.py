@@ -8,7 +8,7 @@ import pytest
 
 from tissuary.cli.lists import expand_lists
 from tissuary.cli.main import main
-from tissuary.featurize.synthetic.cohort import write_cohort
+from tissuary.synthetic.cohort import write_cohort
 
 
 @pytest.fixture

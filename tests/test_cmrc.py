@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from tissuary.heads.cmrc import CMRC
-from tissuary.heads.cmrc_fusion import Attention, FusionBlock, GeneAttention, SeededAlphaDropout
-from tissuary.heads.cmrc_networks import FixedCMRC, PublishedCMRC, Sizes, Terms
 from tissuary.heads.engine.batch import Batch
-from tissuary.heads.engine.module import Shape
+from tissuary.heads.engine.network import NetworkShape
 from tissuary.heads.engine.rows import RowData
-from tissuary.heads.engine.training import Run
-from tissuary.heads.inner import mean_within_slide
+from tissuary.heads.engine.training import NetworkRun
+from tissuary.heads.networks.cmrc import CMRC
+from tissuary.heads.networks.cmrc_networks import (
+    Attention,
+    CMRCSizes,
+    FixedCMRC,
+    FusionBlock,
+    GeneAttention,
+    PublishedCMRC,
+    SeededAlphaDropout,
+    Terms,
+)
+from tissuary.heads.protocols.inner import mean_within_slide
 from tissuary.store.errors import HeadError
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
@@ -43,7 +51,7 @@ def batch_of(n=10, dim=12, genes=6, *, tokens=3, seed=0):
     )
 
 
-SHAPE = Shape(("made-up@20x", "made-up@20x.grid"), ((12,), (3, 12)), 6)
+SHAPE = NetworkShape(("made-up@20x", "made-up@20x.grid"), ((12,), (3, 12)), 6)
 
 
 def grads(module, batch):
@@ -63,7 +71,7 @@ def published(**terms):
 @pytest.mark.parametrize(("width", "whole", "inference"), [(1024, 4_279_808, 651_264), (1536, 4_541_952, 782_336)])
 def test_the_published_heads_have_the_published_parameters(width, whole, inference):
     """4.28M and .65M, 4.54M and .78M at 1,000 genes."""
-    module = PublishedCMRC(Shape(("a@20x",), ((width,),), 1000), terms=Terms())
+    module = PublishedCMRC(NetworkShape(("a@20x",), ((width,),), 1000), terms=Terms())
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.rebuild.named_children()}
     assert count["image"] == width * 256 + 256 + 256 * 256 + 256 + 512
@@ -131,7 +139,7 @@ def test_masks_are_of_values_as_published_and_of_whole_tokens_in_ours():
     assert float((values == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
     assert torch.equal(values[values != 0], tokens[values != 0])  # kept as they are, not rescaled
     torch.manual_seed(0)
-    ours = FixedCMRC(SHAPE, terms=Terms(), sizes=Sizes(width=16, dim=16, rank=4), grid_view=0).train().rebuild
+    ours = FixedCMRC(SHAPE, terms=Terms(), sizes=CMRCSizes(width=16, dim=16, rank=4), grid_view=0).train().rebuild
     masked = ours.masked(tokens)
     replaced = (masked == ours.mask_token).all(-1)
     assert float(replaced.float().mean()) == pytest.approx(0.5, abs=0.15)
@@ -170,7 +178,7 @@ def test_a_detached_reconstruction_leaves_what_is_retrieved_as_it_is():
 def test_in_ours_the_reconstruction_reaches_retrieval_through_the_adapter_alone():
     def made(**terms):
         torch.manual_seed(0)
-        return FixedCMRC(SHAPE, terms=Terms(**terms), sizes=Sizes(16, 8, 4, rows=6), grid_view=0).train()
+        return FixedCMRC(SHAPE, terms=Terms(**terms), sizes=CMRCSizes(16, 8, 4, rows=6), grid_view=0).train()
 
     batch = batch_of()
     without, detached = grads(made(reconstruction=0.0), batch), grads(made(attached=False), batch)
@@ -286,13 +294,13 @@ def test_stacked_training_is_training_one_by_one(mode):
     head = CMRC(mode=mode, **SMALL)
     options = replace(head.training, epochs=2, lr=1e-3)
     data = RowData.of(table, head.columns(table), torch.device("cpu")).with_targets(table.targets)
-    shape = Shape(tuple(c.key for c in head.columns(table)), tuple(c.row_shape for c in head.columns(table)), 6)
+    shape = NetworkShape(tuple(c.key for c in head.columns(table)), tuple(c.row_shape for c in head.columns(table)), 6)
 
     def runs():
         out = []
         for seed, rows in enumerate((np.arange(len(table)), np.arange(31))):
             torch.manual_seed(seed)
-            out.append(Run(head.build(shape), data, rows, options, seed))
+            out.append(NetworkRun(head.build(shape), data, rows, options, seed))
         return out
 
     assert_stacked_is_one_by_one(runs)

@@ -12,12 +12,11 @@ import polars
 import pytest
 from scipy.sparse import csr_matrix
 
-from tissuary.featurize.cohort import Spots, load_cohort
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.sources import SOURCES, detect
-from tissuary.featurize.sources.count_matrix import CountMatrix
-from tissuary.featurize.sources.joining import join
-from tissuary.featurize.spot_checks import check_spots_inside
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.sources.load import SOURCES, detect, load_cohort
+from tissuary.featurize.sources.sample import Spots
+from tissuary.featurize.sources.spot_checks import check_spots_inside
+from tissuary.featurize.sources.spots import CountMatrix, join
 from tissuary.store.errors import CohortError, InvalidNameError, ScaleError
 from tissuary.store.scale import spot_pitch_px
 
@@ -429,7 +428,7 @@ class TestJoining:
         with caplog.at_level(logging.INFO, logger="tissuary"):
             assert len(self.join(90, spots, rows).spots.barcode) == 90
         ((name, level, text),) = caplog.record_tuples
-        assert (name, level) == ("tissuary.featurize.sources.joining", logging.INFO)
+        assert (name, level) == ("tissuary.featurize.sources.spots", logging.INFO)
         assert f"90 spots with counts; dropped {spots} spots without counts and {rows} count rows" in text
 
     @pytest.mark.parametrize(("spots", "rows"), [(11, 0), (0, 11), (900, 3)])

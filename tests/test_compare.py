@@ -9,18 +9,18 @@ import pytest
 from scipy.stats import pearsonr, ttest_1samp
 
 from tissuary.heads import CompareOptions, compare
-from tissuary.heads.evaluation.comparison import Comparison
-from tissuary.heads.evaluation.feature_choice import feature_keys
-from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.report import write_report
-from tissuary.heads.evaluation.results_file import write_results
-from tissuary.heads.evaluation.splits import outer_folds
+from tissuary.heads.comparison.comparison import Comparison
+from tissuary.heads.comparison.inputs import feature_keys
+from tissuary.heads.comparison.preparation import prepare, prepare_cohort
+from tissuary.heads.comparison.results_file import write_results
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import outer_folds
 from tissuary.heads.registry import HEADS
+from tissuary.heads.report.report import write_report
 from tissuary.store import Store
 from tissuary.store.errors import MissingDependencyError, ProtocolError, StoreError
-from tissuary.store.expression import Expression, read_expression, write_expression
-from tissuary.store.schema import expression_path, features_path
+from tissuary.store.files.expression import Expression, read_expression, write_expression
+from tissuary.store.files.schema import expression_path, features_path
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
@@ -249,7 +249,7 @@ def test_a_head_that_fails_costs_itself(error, store, monkeypatch):
     def broken(self, table):
         raise error("did not converge")
 
-    monkeypatch.setattr("tissuary.heads.knn.NearestNeighbours.fit", broken)
+    monkeypatch.setattr("tissuary.heads.baselines.knn.NearestNeighbours.fit", broken)
     found = compare(store, options=replace(FAST, heads=("ridge", "knn")))
     assert found.skipped == (("knn (strict)", f"{error.__name__} on fold A: did not converge"),)
     assert record(found, "ridge", "all")

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from tissuary.heads import CompareOptions, compare
-from tissuary.heads.evaluation.comparison_plan import make_plan
-from tissuary.heads.evaluation.contestants import Contestant, contestants
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.results_file import write_provenance
-from tissuary.heads.ridge import Ridge
+from tissuary.heads.comparison.head_spec import HeadSpec, contestants
+from tissuary.heads.comparison.plan import make_plan
+from tissuary.heads.comparison.results_file import write_provenance
+from tissuary.heads.linear.ridge import Ridge
+from tissuary.heads.protocols.named import get_protocol
 from tissuary.store import Store
 from tissuary.store.errors import HeadError, StoreError
-from tissuary.store.expression import read_expression, write_expression
-from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.patch_file import read_patches
-from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
-from tissuary.store.slide_file import read_slide, write_slide
+from tissuary.store.files.expression import read_expression, write_expression
+from tissuary.store.files.features import FeatureHeader, read_features, write_features
+from tissuary.store.files.patches import read_patches
+from tissuary.store.files.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.files.slide import read_slide, write_slide
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
@@ -164,9 +164,9 @@ def test_every_set_of_features_is_compared_on_the_same_folds(store, options):
 
 def test_modes_are_contestants_of_their_own():
     strict, hest = get_protocol("strict"), get_protocol("hest-bench/a1")
-    assert Contestant("ridge", "hest").label == "ridge (hest)"
-    assert contestants(["knn", "ridge:hest"], strict)[:2] == (Contestant("knn"), Contestant("ridge", "hest"))
-    assert contestants(["ridge"], hest)[:2] == (Contestant("ridge"), Contestant("ridge", "hest"))
+    assert HeadSpec("ridge", "hest").label == "ridge (hest)"
+    assert contestants(["knn", "ridge:hest"], strict)[:2] == (HeadSpec("knn"), HeadSpec("ridge", "hest"))
+    assert contestants(["ridge"], hest)[:2] == (HeadSpec("ridge"), HeadSpec("ridge", "hest"))
     with pytest.raises(HeadError, match="there is no head 'ridgy'"):
         contestants(["ridgy:hest"], strict)
     with pytest.raises(HeadError, match="HEAD:MODE"):
@@ -259,12 +259,12 @@ def test_pooled_scores_have_patients_where_each_fold_is_one(make_store):
     ("text", "value"), [("False", False), ("true", True), ("None", None), ("3", 3), ("0.5", 0.5), ("space", "space")]
 )
 def test_options_on_the_command_line_are_values_and_not_words(text, value):
-    head = Contestant("mmap", f"shuffled={text}").make(7)
+    head = HeadSpec("mmap", f"shuffled={text}").make(7)
     assert head.shuffled == value
     assert type(head.shuffled) is type(value)
     assert head.seed == 7
 
 
 def test_a_mode_and_options_go_together():
-    head = Contestant("nh2st", "paper,epochs=3,seed=9").make(7)
+    head = HeadSpec("nh2st", "paper,epochs=3,seed=9").make(7)
     assert (head.mode, head.epochs, head.seed) == ("paper", 3, 9)

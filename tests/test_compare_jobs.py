@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tissuary.heads import CompareOptions, compare
-from tissuary.heads.evaluation import side_by_side
-from tissuary.heads.evaluation.comparison_plan import make_plan
+from tissuary.heads.comparison import parallel as side_by_side
+from tissuary.heads.comparison.plan import make_plan
 from tissuary.store.errors import HeadError
 
 pytestmark = pytest.mark.usefixtures("few_draws")

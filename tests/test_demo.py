@@ -8,10 +8,10 @@ import pytest
 
 from tissuary.cli.main import main
 from tissuary.featurize import FeaturizeOptions, featurize
-from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.heads import CompareOptions, compare
 from tissuary.heads.registry import HEADS
 from tissuary.store import Store
+from tissuary.synthetic.cohort import write_cohort
 
 CONTROLS = {name for name, entry in HEADS.items() if entry.control and not entry.diagnostic}
 

@@ -16,13 +16,13 @@ from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.encoder import Encoder
 from tissuary.featurize.backbones.registry import get_record
 from tissuary.featurize.dry_run import dry_run
-from tissuary.featurize.reading import plan_field, read_patch
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.synthetic.cohort import write_cohort
-from tissuary.featurize.views import View, resolve_view
+from tissuary.featurize.patches.field import plan_field, read_patch
+from tissuary.featurize.patches.views import View, resolve_view
+from tissuary.featurize.slides.open import open_slide
 from tissuary.store import Store
 from tissuary.store.errors import BackboneError, CohortError, InvalidNameError, ScaleError, StoreError
-from tissuary.store.schema import features_path, qc_path
+from tissuary.store.files.schema import features_path, qc_path
+from tissuary.synthetic.cohort import write_cohort
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +172,9 @@ def test_a_file_that_cannot_be_opened_now_is_not_thrown_away(cohort, tiny, tmp_p
 
 
 def test_a_slide_that_fails_under_openslide_costs_only_itself(cohort, tiny, tmp_path, monkeypatch):
-    from tissuary.featurize.slide_openslide import OpenSlideSlide
+    from tissuary.featurize.slides.openslide_ import OpenSlideSlide
 
-    monkeypatch.setattr("tissuary.featurize.slide_job.open_slide", OpenSlideSlide)
+    monkeypatch.setattr("tissuary.featurize.one_slide.open_slide", OpenSlideSlide)
     given = {"backbones": (str(tiny[0]),), "weights": {"tiny": "random"}, "batch": 4, "views": ("20x", "5x")}
     options = FeaturizeOptions(patches="grid", overlap_um=72.0, **given)
     real = Encoder.encode

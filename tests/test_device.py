@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tissuary.featurize.backbones.batch_size import LARGEST, ON_CPU, automatic_batch, fitting_batch
 from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.registry import get_record
-from tissuary.featurize.device import Uploader
+from tissuary.featurize.batch_size import LARGEST, ON_CPU, automatic_batch, fitting_batch
+from tissuary.featurize.forward import Uploader
 
 GIB = 2**30
 

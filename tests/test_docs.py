@@ -13,14 +13,14 @@ from typer.main import get_command
 from tissuary.cli.lists import expand_lists
 from tissuary.cli.main import app
 from tissuary.featurize.backbones.registry import get_record
-from tissuary.featurize.views import resolve_view
+from tissuary.featurize.patches.views import resolve_view
 from tissuary.heads import make_head
-from tissuary.heads.evaluation.contestants import contestants
-from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.splits import outer_folds
-from tissuary.store.patch_file import Patches, write_patches
-from tissuary.store.schema import patches_path
+from tissuary.heads.comparison.head_spec import contestants
+from tissuary.heads.comparison.preparation import prepare, prepare_cohort
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import outer_folds
+from tissuary.store.files.patches import Patches, write_patches
+from tissuary.store.files.schema import patches_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from tissuary.cli.main import app
 from tissuary.featurize.backbones.registry import get_record
-from tissuary.featurize.checkup import checkup
-from tissuary.featurize.machine import GIB, machine
+from tissuary.featurize.doctor import GIB, checkup, machine
 from tissuary.store.errors import BackboneError
 
 
@@ -33,7 +32,7 @@ def test_the_machine_is_what_it_is(tmp_path):
 
 
 def test_a_missing_library_is_named_with_its_cure(tmp_path, monkeypatch):
-    import tissuary.featurize.machine as module
+    import tissuary.featurize.doctor as module
 
     there = module.find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("timm", "ray") else there(name))

@@ -10,13 +10,13 @@ import pytest
 from tissuary.cli.main import main
 from tissuary.featurize import FeaturizeOptions
 from tissuary.heads import CompareOptions, PredictOptions, TrainOptions, compare, make_head, train
-from tissuary.heads.evaluation.comparison_plan import make_plan
+from tissuary.heads.comparison.plan import make_plan
 from tissuary.heads.registry import HEADS
 from tissuary.store import Store
 from tissuary.store.errors import TissuaryError
-from tissuary.store.feature_file import write_features
-from tissuary.store.index_record import BuildOptions
-from tissuary.store.schema import features_path
+from tissuary.store.files.features import write_features
+from tissuary.store.files.schema import features_path
+from tissuary.store.search.record import BuildOptions
 
 KEY = "toy@20x"
 

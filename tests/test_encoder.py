@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tissuary.featurize.backbones.build import build_encoder
-from tissuary.featurize.backbones.placing import chosen_precision, cpu_has_bf16, place
+from tissuary.featurize.backbones.placement import chosen_precision, cpu_has_bf16, place
 from tissuary.featurize.backbones.record import BackboneRecord
 from tissuary.featurize.backbones.registry import get_record
 from tissuary.store.errors import BackboneError

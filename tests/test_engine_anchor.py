@@ -9,10 +9,9 @@ from sklearn.linear_model import Ridge as SklearnRidge
 
 from tissuary.heads import make_head
 from tissuary.heads.engine.anchor import choose_gates, cross_fit_groups, fit_anchor, quarters
-from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.head import NeuralHead
-from tissuary.heads.engine.learner import as_unseen
-from tissuary.heads.inner import within_slide_pearson
+from tissuary.heads.engine.batch import make_batch
+from tissuary.heads.engine.head import NeuralHead, as_unseen
+from tissuary.heads.protocols.inner import within_slide_pearson
 from tissuary.store.errors import HeadError
 from tissuary.tests.engine_rows import Linear, every
 from tissuary.tests.head_tables import made_up, unseen

@@ -9,16 +9,15 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from tissuary.heads.engine import rows as engine_rows_module
-from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.head import NeuralHead
-from tissuary.heads.engine.learner import as_unseen
-from tissuary.heads.engine.module import HeadModule
-from tissuary.heads.engine.neighbourhoods import NeighbourRule, in_tissue, look_alikes
+from tissuary.heads.engine.batch import make_batch
+from tissuary.heads.engine.head import NeuralHead, as_unseen
+from tissuary.heads.engine.neighbours import NeighbourRule, in_tissue, look_alikes
+from tissuary.heads.engine.network import HeadModule
 from tissuary.heads.engine.predicting import predict_rows
-from tissuary.heads.engine.rows import FeatureRows
-from tissuary.heads.inner import within_slide_pearson
+from tissuary.heads.engine.rows import RowFeatures
+from tissuary.heads.protocols.inner import within_slide_pearson
 from tissuary.store.errors import HeadError
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.engine_rows import row_data
 from tissuary.tests.head_tables import made_up, unseen
 
@@ -153,9 +152,9 @@ def test_look_alikes_of_unseen_rows_show_training_expression_and_never_their_own
 def test_features_that_stream_are_those_that_stay(monkeypatch):
     table = made_up()
     rows = np.array([4, 90, 4, 7])
-    resident = FeatureRows.of(table, tuple(table.columns.values()), torch.device("cpu"))
+    resident = RowFeatures.of(table, tuple(table.columns.values()), torch.device("cpu"))
     monkeypatch.setattr(engine_rows_module, "RESIDENT_SHARE", 0.0)
-    streaming = FeatureRows.of(table, tuple(table.columns.values()), torch.device("cpu"))
+    streaming = RowFeatures.of(table, tuple(table.columns.values()), torch.device("cpu"))
     assert (resident.resident is None, streaming.resident is None) == (False, True)
     np.testing.assert_array_equal(resident.take(rows)[0].numpy(), streaming.take(rows)[0].numpy())
 

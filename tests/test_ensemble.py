@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from tissuary.heads import make_head
-from tissuary.heads.engine.saved_head import load_head
-from tissuary.heads.engine.saving import save_head
-from tissuary.heads.ensemble import combined, cross_folds, gene_weights, make_member, shared_weights, solve
-from tissuary.heads.evaluation.protocols import get_protocol
+from tissuary.heads.baselines.ensemble import combined, cross_folds, gene_weights, make_member, shared_weights, solve
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.saving.save import save_head
+from tissuary.heads.saving.saved import load_head
 from tissuary.store.errors import HeadError
 from tissuary.tests.head_tables import made_up, unseen
 

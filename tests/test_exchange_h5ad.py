@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.store import Store
-from tissuary.store.expression import read_expression
-from tissuary.store.schema import expression_path
+from tissuary.store.files.expression import read_expression
+from tissuary.store.files.schema import expression_path
+from tissuary.synthetic.cohort import write_cohort
 from tissuary.tests.foreign_files import bring, contents, corners, only, run_command, trident, vectors
 
 

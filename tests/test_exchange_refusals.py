@@ -15,8 +15,8 @@ import torch
 from tissuary.store import Store
 from tissuary.store.exchange.exporting import export_store
 from tissuary.store.exchange.registry import exporter_named
-from tissuary.store.feature_file import write_features
-from tissuary.store.schema import features_path
+from tissuary.store.files.features import write_features
+from tissuary.store.files.schema import features_path
 from tissuary.tests.foreign_files import (
     bring,
     clam,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tissuary.store import Store
-from tissuary.store.expression import read_expression
-from tissuary.store.schema import expression_path
+from tissuary.store.files.expression import read_expression
+from tissuary.store.files.schema import expression_path
 from tissuary.tests.foreign_files import bring, corners, run_command, trident, vectors
 
 WITHOUT = 'spatialdata is not installed (an optional library: pip install "spatialdata>=0.7")'

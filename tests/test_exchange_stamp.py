@@ -238,8 +238,8 @@ def test_a_store_comes_back_bit_for_bit(make_store, tmp_path, patches):
 def test_exports_carry_stamps_names_and_refuse_what_it_cannot_hold(make_store, tmp_path):
     from dataclasses import replace
 
-    from tissuary.store.feature_file import write_features
-    from tissuary.store.schema import features_path
+    from tissuary.store.files.features import write_features
+    from tissuary.store.files.schema import features_path
 
     store = make_store({"a1": ("A", 9)})
     header = store.header("toy@20x", "a1")

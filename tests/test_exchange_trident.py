@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tissuary.store import Store
 from tissuary.store.exchange.exporting import export_store
-from tissuary.store.exchange.foreign import SlideLook
+from tissuary.store.exchange.foreign import SlideMetadata
+from tissuary.store.exchange.formats.trident import magnification_label
 from tissuary.store.exchange.registry import exporter_named
-from tissuary.store.exchange.trident import magnification_label
 from tissuary.tests.foreign_files import bring, corners, only, record_of, refusal, run_command, trident, vectors
 
 KEY, SET = "toynet@127.7um-0.499", "trident-127.7um"
@@ -84,7 +84,7 @@ def test_scale_unknown_is_refused_and_leaves_no_store(job, root):
 
 def test_the_store_the_image_and_a_table_know_scales_too(job, root, tmp_path):
     picture = np.full((30, 22, 3), 200, np.uint8)
-    seen = SlideLook(2220, 2967, 0.5, "s1.svs", "d" * 64, picture)
+    seen = SlideMetadata(2220, 2967, 0.5, "s1.svs", "d" * 64, picture)
     trident(job, "s1", corners(), vectors(12))
     done = only(bring(job, root, "trident", look=lambda _: seen))
     assert (done.mpp, done.mpp_source) == (0.5, "metadata")
@@ -302,10 +302,10 @@ def test_foreign_files_come_out_as_they_went_in(job, root, tmp_path):
 )
 def test_a_store_comes_back_bit_for_bit(tmp_path_factory, mpp, offset, dtype, view):
     """Centres between pixels, fp16 features and names of spots survive, through files of float32 and int64."""
-    from tissuary.store.feature_file import FeatureHeader, write_features
-    from tissuary.store.patch_file import Patches, write_patches
-    from tissuary.store.schema import features_path, patches_path, slide_path
-    from tissuary.store.slide_file import SlideRecord, write_slide
+    from tissuary.store.files.features import FeatureHeader, write_features
+    from tissuary.store.files.patches import Patches, write_patches
+    from tissuary.store.files.schema import features_path, patches_path, slide_path
+    from tissuary.store.files.slide import SlideRecord, write_slide
 
     base = tmp_path_factory.mktemp("round")
     place = Patches(corners() * 1.37 + offset, np.array([f"spot{i}" for i in range(12)], dtype=np.str_))
@@ -336,8 +336,8 @@ def test_a_store_comes_back_bit_for_bit(tmp_path_factory, mpp, offset, dtype, vi
 
 
 def test_exports_never_overwrite_and_leave_out_tokens(make_store, tmp_path):
-    from tissuary.store.feature_file import FeatureHeader, write_features
-    from tissuary.store.schema import features_path
+    from tissuary.store.files.features import FeatureHeader, write_features
+    from tissuary.store.files.schema import features_path
 
     store = make_store({"a1": ("A", 9)})
     digest = store.patches("a1").digest

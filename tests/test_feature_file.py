@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tissuary.store.errors import StoreError
-from tissuary.store.feature_file import FeatureHeader, read_features, write_features
+from tissuary.store.files.features import FeatureHeader, read_features, write_features
 
 HEADER = FeatureHeader("s1", "f" * 64, {"key": "toy"}, 0.5, 112.0, 1.0, "fp32", "d" * 64, 0.5, "e" * 64, block_rows=4)
 

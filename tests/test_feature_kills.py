@@ -10,10 +10,10 @@ import traceback
 import numpy as np
 import pytest
 
-from tissuary.store.atomic import sweep_partials
 from tissuary.store.errors import StoreError
-from tissuary.store.feature_file import write_features
-from tissuary.store.journal import read_plan
+from tissuary.store.files.atomic import sweep_partials
+from tissuary.store.files.features import write_features
+from tissuary.store.files.journal import read_plan
 from tissuary.tests.feature_jobs import BLOCK, HEADER, VALUES, WIDE, N, complete, hidden, start, write
 
 

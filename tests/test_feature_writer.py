@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tissuary.store.atomic import atomic_path, sweep_partials
 from tissuary.store.catalog import load_catalog
 from tissuary.store.errors import StoreError
-from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.journal import read_plan
+from tissuary.store.files.atomic import atomic_path, sweep_partials
+from tissuary.store.files.features import FeatureHeader, read_features, write_features
+from tissuary.store.files.journal import read_plan
 from tissuary.tests.feature_jobs import BLOCK, HEADER, ORDER, PLAN, VALUES, WIDE, N, complete, hidden, start, write
 
 

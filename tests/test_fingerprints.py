@@ -9,10 +9,10 @@ import pytest
 
 from tissuary.store import Store
 from tissuary.store.errors import FingerprintError, StoreError
-from tissuary.store.feature_file import read_features, write_features
-from tissuary.store.feature_writer import open_job
-from tissuary.store.patch_file import write_patches
-from tissuary.store.schema import features_path, patches_path
+from tissuary.store.files.features import read_features, write_features
+from tissuary.store.files.patches import write_patches
+from tissuary.store.files.schema import features_path, patches_path
+from tissuary.store.files.writer import open_job
 
 KEY = "toy@20x"
 OTHER = "toy@10x"

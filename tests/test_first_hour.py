@@ -20,7 +20,7 @@ from tissuary.cli.main import app, main
 from tissuary.cli.verbs import VERBS
 from tissuary.store import Store
 from tissuary.store.errors import StoreError
-from tissuary.store.verify import examine_store
+from tissuary.store.verify.verify import examine_store
 
 HOME = Path(tissuary.__file__).parent
 
@@ -179,7 +179,7 @@ def test_training_tells_its_steps(store, tmp_path):
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(run, store, tmp_path, monkeypatch):
-    from tissuary.heads.evaluation import compare as module
+    from tissuary.heads.comparison import compare as module
 
     trained = []
 
@@ -203,7 +203,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(run, store, tmp_path, monkeyp
 
 
 def test_ctrl_c_of_verify_waits_for_no_further_slide(run, store, monkeypatch):
-    from tissuary.store import verify
+    from tissuary.store.verify import verify
 
     seen = []
 
@@ -246,7 +246,7 @@ def test_a_piped_table_cuts_no_name(run, make_store):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(run, store, tmp_path, monkeypatch):
-    from tissuary.heads.ridge import Ridge
+    from tissuary.heads.linear.ridge import Ridge
 
     monkeypatch.setattr(Ridge, "fit", lambda *_: pytest.fail("it was trained first"))
     (tmp_path / "file").write_text("mine")

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from tissuary.benchmarks.flips import add_other_layouts
-from tissuary.store import Store, schema
-from tissuary.store.catalog_rows import Entry
-from tissuary.store.feature_file import read_features
-from tissuary.store.index_record import IndexRecord, IvfRecord
-from tissuary.store.schema import features_path
+from tissuary.store import Store
+from tissuary.store.catalog_file import Entry
+from tissuary.store.files import schema
+from tissuary.store.files.features import read_features
+from tissuary.store.files.schema import features_path
+from tissuary.store.search.record import IndexRecord, IvfRecord
 
 PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
 KEY = "toy@20x"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuary.store.expression import Expression, read_expression, write_expression
+from tissuary.store.files.expression import Expression, read_expression, write_expression
+from tissuary.store.files.schema import expression_path
 from tissuary.store.genes import gene_union, shared_genes
-from tissuary.store.schema import expression_path
 
 ENSEMBL = [f"ENSG{i:011d}" for i in range(16)]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.featurize.grid import grid_centers, grid_name, nested_parents, nests
+from tissuary.featurize.tissue.grid import grid_centers, grid_name, nested_parents, nests
 from tissuary.store.errors import ScaleError
 from tissuary.store.naming import check_name
 

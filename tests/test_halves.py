@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from tissuary.store.halves import to_half, to_single
+from tissuary.store.files.precision import to_half, to_single
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)
 
@@ -40,7 +40,7 @@ def test_narrowing_rounds_as_numpy_does(writeable):
 
 def test_torch_is_not_loaded_for_it():
     code = (
-        "import sys, numpy as np; from tissuary.store.halves import to_half, to_single;"
+        "import sys, numpy as np; from tissuary.store.files.precision import to_half, to_single;"
         "h = to_half(np.ones((2, 2), np.float32)); o = np.empty((2, 2), np.float32); to_single(h, o);"
         "assert o.sum() == 4 and 'torch' not in sys.modules"
     )

@@ -9,12 +9,12 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.neighbors import NearestNeighbors
 
 from tissuary.heads import HEADS, make_head
-from tissuary.heads.closed_form import ridge_path
+from tissuary.heads.comparison.preparation import prepare, prepare_cohort
 from tissuary.heads.engine.selection import merge_folds
-from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.splits import outer_folds
-from tissuary.heads.inner import inner_folds, within_slide_pearson
+from tissuary.heads.linear.closed_form import ridge_path
+from tissuary.heads.protocols.inner import inner_folds, within_slide_pearson
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import outer_folds
 from tissuary.heads.registry import resolve_heads
 from tissuary.store.errors import HeadError
 

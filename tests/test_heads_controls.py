@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from threadpoolctl import threadpool_limits
 
 from tissuary.heads import HEADS, make_head
-from tissuary.heads.inner import inner_folds, mean_within_slide
+from tissuary.heads.protocols.inner import inner_folds, mean_within_slide
 from tissuary.store.errors import HeadError
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 

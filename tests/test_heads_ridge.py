@@ -13,10 +13,11 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from tissuary.heads import make_head, ridge_design
-from tissuary.heads.comoments import comoments, pooled
-from tissuary.heads.inner import inner_folds
-from tissuary.heads.ridge_design import RidgeDesign, design_of, forget_design, inner_groups
+from tissuary.heads import make_head
+from tissuary.heads.linear import ridge as ridge_design
+from tissuary.heads.linear.closed_form import comoments, pooled
+from tissuary.heads.linear.ridge import RidgeDesign, design_of, forget_design, inner_groups
+from tissuary.heads.protocols.inner import inner_folds
 from tissuary.store.errors import HeadError
 from tissuary.tests.head_tables import made_up, unseen
 

@@ -10,8 +10,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 from threadpoolctl import threadpool_limits
 
 from tissuary.heads import make_head
-from tissuary.heads.inner import mean_within_slide
-from tissuary.heads.principal import Principal, gene_spread
+from tissuary.heads.linear.principal import Principal, gene_spread
+from tissuary.heads.protocols.inner import mean_within_slide
 from tissuary.store.errors import HeadError
 from tissuary.tests.head_tables import made_up, unseen
 

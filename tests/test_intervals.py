@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tissuary.heads.evaluation.intervals import patient_interval
+from tissuary.heads.protocols.scores.intervals import patient_interval
 
 
 def limits(values, patients, **options):

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import pytest
 
 from tissuary.store.errors import InvalidNameError, StoreError
-from tissuary.store.lock import slide_lock
+from tissuary.store.files.lock import slide_lock
 from tissuary.tests.crowds import one_at_a_time
 
 HOLDER = """
 import sys
 from pathlib import Path
 from tissuary.store.errors import StoreError
-from tissuary.store.lock import slide_lock
+from tissuary.store.files.lock import slide_lock
 sys.stdin.readline()
 try:
     with slide_lock(Path(sys.argv[1]), "C2"):

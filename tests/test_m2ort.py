@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tissuary.heads import make_head
-from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.module import Shape
+from tissuary.heads.engine.batch import make_batch
+from tissuary.heads.engine.network import NetworkShape
 from tissuary.heads.engine.rows import RowData
-from tissuary.heads.engine.saved_head import load_head
-from tissuary.heads.engine.saving import save_head
-from tissuary.heads.engine.training import Run, TrainingOptions, loss_of
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.m2ort_layers import LevelAttention, MixerSize, SliceAttention
+from tissuary.heads.engine.training import NetworkRun, TrainingOptions, loss_of
+from tissuary.heads.networks.m2ort import LevelAttention, MixerSize, SliceAttention
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.saving.save import save_head
+from tissuary.heads.saving.saved import load_head
 from tissuary.store.errors import HeadError
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up
@@ -112,7 +112,7 @@ def test_gradients_reach_every_parameter(options):
     head = make_head("m2ort", **options)
     table = with_tokens("A", spots=12)
     data = RowData.of(table, _fitted(head, table), torch.device("cpu")).with_targets(table.targets)
-    module = head.build(Shape(head.keys_, tuple(c.row_shape for c in head.columns(table)), 6))
+    module = head.build(NetworkShape(head.keys_, tuple(c.row_shape for c in head.columns(table)), 6))
     loss_of(module, make_batch(data, np.arange(20)), pearson_weight=0.5).backward()
     silent = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
@@ -131,7 +131,7 @@ def test_stacked_training_equals_one_by_one():
     def runs():
         for seed, rows in enumerate((np.arange(45), np.arange(10, 60))):  # padded to the larger
             torch.manual_seed(seed)
-            yield Run(head.build(head.shape_), data, rows, TrainingOptions(epochs=2, batch=32), seed)
+            yield NetworkRun(head.build(head.shape_), data, rows, TrainingOptions(epochs=2, batch=32), seed)
 
     assert_stacked_is_one_by_one(runs)
 

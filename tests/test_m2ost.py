@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tissuary.heads import make_head
-from tissuary.heads.engine.batches import make_batch
+from tissuary.heads.engine.batch import make_batch
 from tissuary.heads.engine.rows import RowData
-from tissuary.heads.engine.training import Run, TrainingOptions, loss_of
-from tissuary.heads.m2ost_layers import CrossChannel, CrossLevel, IntraLevel
+from tissuary.heads.engine.training import NetworkRun, TrainingOptions, loss_of
+from tissuary.heads.networks.m2ost import CrossChannel, CrossLevel, IntraLevel
 from tissuary.store.errors import HeadError
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up
@@ -147,7 +147,7 @@ def test_stacked_training_equals_one_by_one():
     def runs():
         for seed, rows in enumerate((np.arange(45), np.arange(10, 60))):  # padded to the larger
             torch.manual_seed(seed)
-            yield Run(head.build(head.shape_), data, rows, TrainingOptions(epochs=2, batch=32), seed)
+            yield NetworkRun(head.build(head.shape_), data, rows, TrainingOptions(epochs=2, batch=32), seed)
 
     assert_stacked_is_one_by_one(runs)
 

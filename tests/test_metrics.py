@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
-from tissuary.heads.evaluation.metrics import pearson_columns, score_fold, score_slide
+from tissuary.heads.protocols.scores.metrics import pearson_columns, score_fold, score_slide
 from tissuary.store.errors import HeadError, ProtocolError
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -31,7 +31,7 @@ def test_pearson_is_scipys():
 
 
 def test_pearson_is_scipys_across_blocks_and_far_from_zero(monkeypatch):
-    import tissuary.heads.evaluation.moments as moments
+    import tissuary.heads.protocols.scores.moments as moments
 
     monkeypatch.setattr(moments, "BLOCK_ELEMENTS", 70)
     prediction, truth, _ = random_fold(1)

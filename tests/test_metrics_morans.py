@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-import tissuary.heads.evaluation.morans as module
-from tissuary.heads.evaluation.morans import morans_i, spatial_weights
+import tissuary.heads.protocols.scores.morans as module
+from tissuary.heads.protocols.scores.morans import morans_i, spatial_weights
 from tissuary.store.errors import ProtocolError, StoreError
 
 EXACT = {"rtol": 0, "atol": 1e-10}

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import r2_score
 
-from tissuary.heads.evaluation.metrics import score_fold
-from tissuary.heads.evaluation.morans import morans_i, spatial_weights
-from tissuary.heads.evaluation.scores import SCORE_RULES
+from tissuary.heads.protocols.scores.metrics import score_fold
+from tissuary.heads.protocols.scores.morans import morans_i, spatial_weights
+from tissuary.heads.protocols.scores.scores import SCORE_RULES
 from tissuary.store.errors import HeadError, ProtocolError
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -64,7 +64,7 @@ def test_spotwise_scores_are_scipys_over_genes():
 
 
 def test_spotwise_scores_hold_across_blocks(monkeypatch):
-    import tissuary.heads.evaluation.spotwise as module
+    import tissuary.heads.protocols.scores.metrics as module
 
     prediction, truth, slide, _ = random_fold(2)
     plain = score(prediction, truth, slide)
@@ -145,7 +145,7 @@ def test_relative_variance_distance_is_stems_within_each_slide():
 
 
 def test_gene_correlations_agree_as_their_upper_triangles_do(monkeypatch):
-    import tissuary.heads.evaluation.coexpression as module
+    import tissuary.heads.protocols.scores.metrics as module
 
     prediction, truth, slide, _ = random_fold(8)
     prediction += 1e3

@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from tissuary.heads import make_head
-from tissuary.heads.engine.batch import Around
-from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.module import Shape
-from tissuary.heads.engine.neighbourhoods import NeighbourRule, in_tissue, look_alikes
-from tissuary.heads.engine.training import Run, TrainingOptions
-from tissuary.heads.evaluation.targets import centre_by_slide
-from tissuary.heads.inner import within_slide_pearson
-from tissuary.heads.mmap_network import MultiViewPrototypes, NeighbourAttention, Widths, finest_view
-from tissuary.heads.prototypes import cohort_prototypes
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.heads.engine.batch import Around, make_batch
+from tissuary.heads.engine.neighbours import NeighbourRule, in_tissue, look_alikes
+from tissuary.heads.engine.network import NetworkShape
+from tissuary.heads.engine.training import NetworkRun, TrainingOptions
+from tissuary.heads.networks.mmap.network import MultiViewPrototypes, NeighbourAttention, Widths, finest_view
+from tissuary.heads.networks.mmap.prototypes import cohort_prototypes
+from tissuary.heads.protocols.inner import within_slide_pearson
+from tissuary.heads.protocols.targets import centre_by_slide
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one, every, row_data, shape_of
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
@@ -64,7 +63,7 @@ def test_the_query_is_the_view_of_fewest_um_per_px(keys, finest):
 
 def test_views_are_fused_from_the_query_as_torchs_own_attention_does():
     torch.manual_seed(0)
-    module = MultiViewPrototypes(Shape(("a@5x", "a@20x"), ((3,), (4,)), 2), SMALL).eval()
+    module = MultiViewPrototypes(NetworkShape(("a@5x", "a@20x"), ((3,), (4,)), 2), SMALL).eval()
     x = (torch.randn(7, 3), torch.randn(7, 4))
     views = torch.stack([module.adapters[0](x[0]), module.adapters[1](x[1])], dim=1)
     a = module.over_views
@@ -119,7 +118,7 @@ def test_stacked_training_is_one_by_one():
     def runs():
         modules = [network(table, seed=seed, space=True, feature=True) for seed in (0, 1)]
         options = TrainingOptions(epochs=4, batch=20)
-        return [Run(module, data, np.arange(60 + 8 * i), options, i) for i, module in enumerate(modules)]
+        return [NetworkRun(module, data, np.arange(60 + 8 * i), options, i) for i, module in enumerate(modules)]
 
     assert_stacked_is_one_by_one(runs)
 

@@ -7,16 +7,22 @@ import pytest
 import torch
 
 from tissuary.heads import make_head
-from tissuary.heads.engine.batch import Around, Batch
-from tissuary.heads.engine.batches import epoch_of
-from tissuary.heads.engine.module import Shape
-from tissuary.heads.engine.training import Run
-from tissuary.heads.inner import within_slide_pearson
-from tissuary.heads.mmap_paper import PublishedAttention, SlideStage, SpotStage, similarity_loss
-from tissuary.heads.mmap_stages import PUBLISHED, fit_spots, outputs_of
-from tissuary.heads.prototypes import prototypes_of, slide_prototypes, top_half
+from tissuary.heads.engine.batch import Around, Batch, epoch_of
+from tissuary.heads.engine.network import NetworkShape
+from tissuary.heads.engine.training import NetworkRun
+from tissuary.heads.networks.mmap.paper import (
+    PUBLISHED,
+    PublishedAttention,
+    SlideStage,
+    SpotStage,
+    fit_spots,
+    outputs_of,
+    similarity_loss,
+)
+from tissuary.heads.networks.mmap.prototypes import prototypes_of, slide_prototypes, top_half
+from tissuary.heads.protocols.inner import within_slide_pearson
 from tissuary.store.errors import HeadError
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one, row_data, shape_of
 from tissuary.tests.head_tables import made_up, unseen
 
@@ -83,7 +89,7 @@ def test_the_published_negatives_grow_with_the_batch():
 @pytest.mark.parametrize(("dim", "first", "second"), [(1024, 2_612_724, 2_356_474), (512, 2_887_156, 1_178_362)])
 def test_parameter_counts_are_the_references(dim, first, second):
     with torch.device("meta"):
-        assert size(SpotStage(Shape(VIEWS, ((1024,),) * 3, 250), dim=dim)) == first
+        assert size(SpotStage(NetworkShape(VIEWS, ((1024,),) * 3, 250), dim=dim)) == first
         assert size(SlideStage(dim, 250)) == second
 
 
@@ -141,7 +147,9 @@ def test_l_sim_joins_at_the_sixth_epoch_alone_and_stacked():
         out = []
         for seed in (0, 1):
             torch.manual_seed(seed)
-            out.append(Run(SpotStage(shape_of(table), dim=8), data, np.arange(40), replace(FAST, epochs=7), seed))
+            out.append(
+                NetworkRun(SpotStage(shape_of(table), dim=8), data, np.arange(40), replace(FAST, epochs=7), seed)
+            )
         return out
 
     _, losses = assert_stacked_is_one_by_one(runs)
@@ -150,7 +158,7 @@ def test_l_sim_joins_at_the_sixth_epoch_alone_and_stacked():
 
 def test_gradients_reach_every_parameter():
     table = made_up("AB", each=1, spots=20, dim=5, genes=3)
-    from tissuary.heads.engine.batches import make_batch
+    from tissuary.heads.engine.batch import make_batch
 
     torch.manual_seed(0)
     spot, slide = SpotStage(shape_of(table), dim=8), SlideStage(8, 3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from tissuary.store.errors import StoreError
-from tissuary.store.neighbours import Neighbourhood, nearest_in_tissue, within_radius
+from tissuary.store.spatial.neighbourhood import Neighbourhood, nearest_in_tissue, within_radius
 
 
 def positions(rng, n, layout):

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.featurize.cohort import load_cohort
-from tissuary.featurize.sources.spot_table import read_spots
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.featurize.sources.spots import read_spots
 from tissuary.store.errors import StoreError
-from tissuary.store.lattice import array_kind, lattice, window_offsets
 from tissuary.store.scale import spot_pitch_px
+from tissuary.store.spatial.window import array_kind, lattice, window_offsets
 
 ROW_STEP = 100 * 3**0.5 / 2  # of a hexagonal array of 100 um
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.featurize.grid import grid_centers, nested_parents
+from tissuary.featurize.tissue.grid import grid_centers, nested_parents
 from tissuary.store.errors import StoreError
-from tissuary.store.lattice import lattice
-from tissuary.store.neighbours import Neighbourhood
-from tissuary.store.nested import children, containing, parents
-from tissuary.store.patch_file import Patches, write_patches
-from tissuary.store.schema import patches_path
+from tissuary.store.files.patches import Patches, write_patches
+from tissuary.store.files.schema import patches_path
+from tissuary.store.spatial.neighbourhood import Neighbourhood
+from tissuary.store.spatial.nested import children, containing, parents
+from tissuary.store.spatial.window import lattice
 
 KEY = "toy@20x"
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from tissuary.store.errors import StoreError
-from tissuary.store.neighbours import within_radius
-from tissuary.store.rings import rings
+from tissuary.store.spatial.neighbourhood import within_radius
+from tissuary.store.spatial.rings import rings
 
 
 def square_grid(side, pitch_um):
@@ -128,7 +128,7 @@ def test_rows_of_other_slides_and_at_the_same_place_are_in_no_ring():
 def test_blocks_of_rows_do_not_change_the_answer(monkeypatch):
     center_um = np.random.default_rng(0).uniform(0, 2000, size=(300, 2))
     whole = rings(center_um, (0, 300, 600), 8)
-    monkeypatch.setattr("tissuary.store.plane.CELLS", 500)
+    monkeypatch.setattr("tissuary.store.spatial.nearest.CELLS", 500)
     parts = rings(center_um, (0, 300, 600), 8)
     np.testing.assert_array_equal(whole.index, parts.index)
     np.testing.assert_array_equal(whole.distance, parts.distance)

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from tissuary.heads import make_head
-from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.learner import as_unseen
-from tissuary.heads.engine.module import Shape
-from tissuary.heads.engine.neighbourhoods import in_tissue, look_alikes
+from tissuary.heads.engine.batch import make_batch
+from tissuary.heads.engine.head import as_unseen
+from tissuary.heads.engine.neighbours import in_tissue, look_alikes
+from tissuary.heads.engine.network import NetworkShape
 from tissuary.heads.engine.predicting import predict_rows
-from tissuary.heads.engine.training import Run
-from tissuary.heads.inner import mean_within_slide
-from tissuary.heads.nh2st import NH2ST
-from tissuary.heads.nh2st_contrast import far_apart, symmetric_contrast
+from tissuary.heads.engine.training import NetworkRun
+from tissuary.heads.networks.nh2st.head import NH2ST
+from tissuary.heads.networks.nh2st.paper import far_apart, symmetric_contrast
+from tissuary.heads.protocols.inner import mean_within_slide
 from tissuary.store.errors import HeadError
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one, row_data, shape_of
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
@@ -197,7 +197,9 @@ def test_adjacent_spots_of_a_slide_are_never_told_apart():
 def test_steps_hold_several_slides_and_256_spots():
     table, head = made_up(spots=100), NH2ST()
     rows = np.arange(len(table))
-    run = Run(network(table, NH2ST(neighbours="off")), row_data(table), rows, replace(head.training, epochs=1), 0)
+    run = NetworkRun(
+        network(table, NH2ST(neighbours="off")), row_data(table), rows, replace(head.training, epochs=1), 0
+    )
     sizes = [(len(batch.rows), len(batch.member)) for _, batch in run.batches()]
     assert all(rows >= 256 and slides >= 2 for rows, slides in sizes[:-1])
 
@@ -219,7 +221,9 @@ def test_stacked_training_is_one_by_one():
         out = []
         for seed, rows in ((0, np.arange(len(table))), (1, np.flatnonzero(table.slide != 2))):
             torch.manual_seed(seed)
-            out.append(Run(head.build(shape_of(table)), data, rows, replace(head.training, epochs=2 + seed), seed))
+            out.append(
+                NetworkRun(head.build(shape_of(table)), data, rows, replace(head.training, epochs=2 + seed), seed)
+            )
         return out
 
     assert_stacked_is_one_by_one(runs)
@@ -236,7 +240,7 @@ def test_a_seed_repeats_and_the_record_tells():
 
 
 def test_the_default_network_stays_small():
-    shape = Shape(("v",), ((1536,),), 250)
+    shape = NetworkShape(("v",), ((1536,),), 250)
     assert sum(p.numel() for p in NH2ST().build(shape).parameters()) < 200_000
 
 

@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from tissuary.heads.engine.batches import make_batch
-from tissuary.heads.engine.module import Shape
-from tissuary.heads.engine.neighbourhoods import in_tissue
+from tissuary.heads.engine.batch import make_batch
+from tissuary.heads.engine.neighbours import in_tissue
+from tissuary.heads.engine.network import NetworkShape
 from tissuary.heads.engine.rows import RowData
-from tissuary.heads.engine.training import Run
-from tissuary.heads.nh2st import NH2ST
-from tissuary.heads.nh2st_contrast import published_contrast
-from tissuary.heads.nh2st_hypergraph import propagation, propagation_column
-from tissuary.heads.nh2st_paper import PUBLISHED, HypergraphConvolution, PublishedNetwork, StepwiseTraining
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.heads.engine.training import NetworkRun
+from tissuary.heads.networks.nh2st.head import NH2ST
+from tissuary.heads.networks.nh2st.paper import (
+    PUBLISHED,
+    HypergraphConvolution,
+    PublishedNetwork,
+    StepwiseTraining,
+    propagation,
+    propagation_column,
+    published_contrast,
+)
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.engine_rows import assert_stacked_is_one_by_one
 from tissuary.tests.head_tables import made_up, unseen, without_truth
 
@@ -23,7 +29,7 @@ GENES = 250
 
 
 def built(dim, genes=GENES):
-    return PublishedNetwork(Shape(("view", "hypergraph"), ((dim,), (81,)), genes), contrast=1.0)
+    return PublishedNetwork(NetworkShape(("view", "hypergraph"), ((dim,), (81,)), genes), contrast=1.0)
 
 
 def count(module):
@@ -164,7 +170,7 @@ def test_a_prediction_is_an_affine_function_of_the_spot_alone():
 def test_gradients_reach_all_but_query_and_key_of_the_attention_over_one_key():
     table = made_up(spots=20)
     torch.manual_seed(0)
-    module = PublishedNetwork(Shape(("v", "hypergraph"), ((12,), (81,)), 6), contrast=1.0).train()
+    module = PublishedNetwork(NetworkShape(("v", "hypergraph"), ((12,), (81,)), 6), contrast=1.0).train()
     step = module.step(a_batch(table, np.arange(40)))
     (step.prediction.square().mean() + step.extra).backward()
     largest = {name: float(p.grad.abs().max()) for name, p in module.named_parameters()}
@@ -175,7 +181,7 @@ def test_gradients_reach_all_but_query_and_key_of_the_attention_over_one_key():
 def test_the_contrast_of_neighbourhoods_sends_nothing_to_what_predicts():
     table = made_up(spots=20)
     torch.manual_seed(0)
-    module = PublishedNetwork(Shape(("v", "hypergraph"), ((12,), (81,)), 6), contrast=1.0).eval()
+    module = PublishedNetwork(NetworkShape(("v", "hypergraph"), ((12,), (81,)), 6), contrast=1.0).eval()
     batch = a_batch(table, np.arange(16))
     module.step(batch).extra.backward()
     path = [p for part in (module.adapter, module.hidden, module.genes) for p in part.parameters()]
@@ -198,13 +204,13 @@ def test_stacked_training_is_one_by_one():
     table, head = made_up("ABC", each=1, spots=12), NH2ST(mode="paper")
     data = RowData.of(table, head.columns(table), torch.device("cpu")).with_targets(table.targets)
     data = replace(data, space=in_tissue(table, head.rule, seed=0)[0], expression=True)
-    shape = Shape(("v", "hypergraph"), ((12,), (81,)), 6)
+    shape = NetworkShape(("v", "hypergraph"), ((12,), (81,)), 6)
 
     def runs():
         out = []
         for seed, rows in ((0, np.arange(len(table))), (1, np.flatnonzero(table.slide != 2))):
             torch.manual_seed(seed)
-            out.append(Run(head.build(shape), data, rows, replace(head.training, epochs=1), seed))
+            out.append(NetworkRun(head.build(shape), data, rows, replace(head.training, epochs=1), seed))
         return out
 
     assert_stacked_is_one_by_one(runs)

@@ -10,17 +10,17 @@ import pytest
 
 from tissuary.featurize import FeaturizeOptions, featurize
 from tissuary.featurize.backbones.registry import get_record
-from tissuary.featurize.crew import Hand, Post, Task, Unfit
-from tissuary.featurize.device_pool import posts_of
 from tissuary.featurize.dry_run import dry_run
-from tissuary.featurize.ray_engine import RayWorker
-from tissuary.featurize.synthetic.cohort import write_cohort
+from tissuary.featurize.workers.messages import SlideTask, StartFailed, Worker, WorkerConfig
+from tissuary.featurize.workers.processes import posts_of
+from tissuary.featurize.workers.ray_ import RayWorker
 from tissuary.store.errors import FingerprintError, StoreError
-from tissuary.store.feature_file import read_features
-from tissuary.store.feature_writer import open_job
-from tissuary.store.lock import is_locked, key_lock, slide_lock
-from tissuary.store.one_encoder import KeyFingerprints
-from tissuary.store.schema import features_path
+from tissuary.store.files.features import read_features
+from tissuary.store.files.lock import is_locked, key_lock, slide_lock
+from tissuary.store.files.same_encoder import KeyFingerprints
+from tissuary.store.files.schema import features_path
+from tissuary.store.files.writer import open_job
+from tissuary.synthetic.cohort import write_cohort
 from tissuary.tests.foreign_files import (
     bring,
     contents,
@@ -108,13 +108,13 @@ def test_the_command_ends_with_2_and_names_the_way_out(images, records, root, ex
 
 
 def test_workers_of_every_engine_refuse_before_they_begin(images, records, root):
-    post = Post(str(images[1]), "auto", root, options(records[1], device="cpu,cpu"))
+    post = WorkerConfig(str(images[1]), "auto", root, options(records[1], device="cpu,cpu"))
     for name, one in posts_of(post).items():
-        said = Hand(name, one).hello()
-        assert isinstance(said, Unfit)
+        said = Worker(name, one).hello()
+        assert isinstance(said, StartFailed)
         assert isinstance(said.error, FingerprintError)
     said = RayWorker("ray", replace(post, options=options(records[1]))).hello()
-    assert isinstance(said, Unfit)
+    assert isinstance(said, StartFailed)
     assert "--as NAME" in str(said.error)
 
 
@@ -180,16 +180,16 @@ def test_token_grids_and_several_views_are_named_together(images, records, root)
 def test_of_two_jobs_that_start_together_the_second_is_refused(images, records, tmp_path):
     """The first has begun a slide and written nothing whole; its lock tells that it lives."""
     root = tmp_path / "store"
-    first, second = (Hand(name, Post(str(images[1]), "auto", root, options(record))) for name, record in
+    first, second = (Worker(name, WorkerConfig(str(images[1]), "auto", root, options(record))) for name, record in
                      zip("ab", records, strict=True))  # fmt: skip
     seen = []
 
     def meanwhile(slide_id, done, total):
         if not seen:
             other = "P03-S1" if slide_id == "P02-S1" else "P02-S1"
-            seen.append(second.embed(Task(other, None, 1, 1), lambda *_: None).outcome)
+            seen.append(second.embed(SlideTask(other, None, 1, 1), lambda *_: None).outcome)
 
-    assert first.embed(Task("P02-S1", None, 1, 1), meanwhile).outcome.done
+    assert first.embed(SlideTask("P02-S1", None, 1, 1), meanwhile).outcome.done
     assert isinstance(seen[0].error, FingerprintError)
     assert "mine@20x of slide P02-S1 is being written by another job" in str(seen[0].error)
     assert [path.name for path in (root / "features").rglob("*.h5")] == ["P02-S1.h5"] * 2  # and haematoxylin@20x
@@ -231,7 +231,7 @@ def test_what_a_dead_job_left_unfinished_does_not_count_and_what_a_living_one_wr
 
 
 def test_a_key_is_listed_once_a_job_however_many_slides_it_has(header, monkeypatch):
-    from tissuary.store import one_encoder
+    from tissuary.store.files import same_encoder as one_encoder
 
     root, mine = header
     listed = []

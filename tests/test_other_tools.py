@@ -11,14 +11,15 @@ import pytest
 import torch
 import zarr
 
-from tissuary.featurize.backbones.failures import said
-from tissuary.featurize.cohort import Sample, load_cohort
-from tissuary.featurize.slide_worker import isolated
-from tissuary.featurize.synthetic.cohort import write_cohort
-from tissuary.heads.evaluation.cell_files import CellFolder
+from tissuary.featurize.backbones.architectures import said
+from tissuary.featurize.one_slide import isolated
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.featurize.sources.sample import Sample
+from tissuary.heads.comparison.trials import TrialCache
 from tissuary.store import Store
 from tissuary.store.errors import plain_reason
-from tissuary.store.foreign import tool_output
+from tissuary.store.files.schema import tool_output
+from tissuary.synthetic.cohort import write_cohort
 from tissuary.tests.foreign_files import (
     bring,
     clam,
@@ -396,7 +397,7 @@ def test_no_advice_to_switch_a_protection_off_comes_through(tmp_path):
 
 
 def test_a_damaged_cell_is_trained_again_without_numpys_advice(tmp_path, caplog):
-    cells = CellFolder(tmp_path)
+    cells = TrialCache(tmp_path)
     cells._path({"a": 1}).write_bytes(b"garbage")
     caplog.set_level(logging.WARNING)
     assert cells.load({"a": 1}) is None

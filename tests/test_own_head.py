@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tissuary.heads.inner import within_slide_pearson
+from tissuary.heads.protocols.inner import within_slide_pearson
 from tissuary.tests.head_tables import made_up, unseen
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "own_head.md"

@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tissuary.heads.evaluation.aggregate import ScoredFold, aggregate
-from tissuary.heads.evaluation.intervals import patient_interval
-from tissuary.heads.evaluation.leaderboard_rows import Row
-from tissuary.heads.evaluation.metrics import score_fold
-from tissuary.heads.evaluation.paired import paired_difference, paired_values
-from tissuary.heads.evaluation.scores import SCORE_RULES
-from tissuary.heads.evaluation.verdict import ridge_note
+from tissuary.heads.protocols.scores.aggregate import ScoredFold, aggregate, paired_difference, paired_values
+from tissuary.heads.protocols.scores.intervals import patient_interval
+from tissuary.heads.protocols.scores.metrics import score_fold
+from tissuary.heads.protocols.scores.scores import SCORE_RULES
+from tissuary.heads.report.conclusion import ridge_note
+from tissuary.heads.report.leaderboard import Row
 from tissuary.store.errors import ProtocolError
 
 GENES = np.array([0, 1])

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tissuary.heads.evaluation.panels import heg_ranking, heg_within, hvg_within
-from tissuary.heads.evaluation.targets import cp10k_log1p
+from tissuary.heads.protocols.panels.panels import heg_ranking, heg_within, hvg_within
+from tissuary.heads.protocols.targets import cp10k_log1p
 from tissuary.store.errors import MissingDependencyError, ProtocolError
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.gene_lists import fixed_rule, read_gene_list
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.panels.gene_lists import fixed_rule, read_gene_list
 from tissuary.store.errors import ProtocolError
 
 COUNTS = SpotCounts(

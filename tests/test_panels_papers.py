@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.panel_rules import PANEL_RULES
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.panels.rules import PANEL_RULES
 from tissuary.store.errors import ProtocolError
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tissuary.featurize.cohort import load_cohort
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.panel_rules import PANEL_RULES
-from tissuary.heads.evaluation.smoothing import smooth_3x3
-from tissuary.heads.evaluation.target_rules import TARGET_RULES
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.panels.rules import PANEL_RULES
+from tissuary.heads.protocols.targets import TARGET_RULES, smooth_3x3
 
 
 @pytest.fixture(scope="module")

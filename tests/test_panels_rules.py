@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.panel_rules import PANEL_RULES, get_panel_rule
-from tissuary.heads.evaluation.panels import heg_ranking
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.panels.panels import heg_ranking
+from tissuary.heads.protocols.panels.rules import PANEL_RULES, get_panel_rule
 from tissuary.store.errors import CohortError, MissingDependencyError, ProtocolError
 
 SLIDES, SPOTS = (5, 1, 9), (40, 25, 50)
@@ -116,7 +116,8 @@ def test_hvg_is_scanpys_choice_ties_by_name():
 @pytest.mark.parametrize("name", ["hvg", "cmrc", "mmap"])
 def test_the_last_digit_chooses_no_gene(name, monkeypatch):
     """Counts that are off by an ulp in eight, as another order of adding leaves them."""
-    from tissuary.heads.evaluation import paper_panels, ranked_panels
+    from tissuary.heads.protocols.panels import panels as ranked_panels
+    from tissuary.heads.protocols.panels import rules as paper_panels
 
     counts = made_up(2)
     chosen = PANEL_RULES[name].choose(counts, 20).tolist()
@@ -228,7 +229,7 @@ def test_seurat_v3_is_scanpys_choice():
 
 
 def test_seurat_v3_names_what_is_missing(monkeypatch):
-    monkeypatch.setattr("tissuary.heads.evaluation.variable_genes.find_spec", lambda name: None)
+    monkeypatch.setattr("tissuary.heads.protocols.panels.variable_genes.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install scikit-misc"):
         PANEL_RULES["hvg-seurat-v3"].choose(made_up(5), 20)
 

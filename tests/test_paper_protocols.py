@@ -9,11 +9,11 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from tissuary.heads import CompareOptions, compare
-from tissuary.heads.evaluation.contestants import Contestant
-from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
-from tissuary.heads.evaluation.protocol_changes import with_panel
-from tissuary.heads.evaluation.protocols import PROTOCOLS, get_protocol
-from tissuary.heads.evaluation.splits import outer_folds
+from tissuary.heads.comparison.head_spec import HeadSpec
+from tissuary.heads.comparison.preparation import prepare, prepare_cohort
+from tissuary.heads.protocols.changes import with_panel
+from tissuary.heads.protocols.named import PROTOCOLS, get_protocol
+from tissuary.heads.protocols.splits import outer_folds
 from tissuary.store.errors import ProtocolError
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -41,7 +41,7 @@ def test_hest_is_scikit_learns_own_probe(store, name):
     for fold in folds:
         prepared = prepare(cohort, fold, protocol)
         assert len(prepared.panel.genes) == 50
-        head = Contestant("ridge", "hest").make(seed=1).fit(prepared.train)
+        head = HeadSpec("ridge", "hest").make(seed=1).fit(prepared.train)
         ours = head.predict(prepared.test).astype(np.float64)
         train, test = (np.isin(table.slide, slides) for slides in (fold.train, fold.test))
         genes = [table.genes.tolist().index(gene) for gene in prepared.panel.genes]

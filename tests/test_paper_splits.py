@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.splits import outer_folds
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import outer_folds
 from tissuary.store.errors import ProtocolError
 
 HER2ST = {f"{p}{i}": p for p, n in zip("ABCDEFGH", (6, 6, 6, 6, 3, 3, 3, 3), strict=True) for i in range(1, n + 1)}

@@ -51,7 +51,7 @@ def test_gradients_are_not_clipped(name, mode):
 def test_batches_are_of_the_published_size_and_of_all_slides(name, size):
     import torch
 
-    from tissuary.heads.engine.batches import epoch_of
+    from tissuary.heads.engine.batch import epoch_of
 
     options, slide = make_head(name, mode="paper").training, np.repeat(np.arange(6), 320)
     steps = list(

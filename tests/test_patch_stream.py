@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tissuary.featurize.patch_stream import PatchStream, Visit
-from tissuary.featurize.readers import Readers
-from tissuary.featurize.reading import plan_field, read_patch, regions_of
-from tissuary.featurize.resampling import resample_pil
-from tissuary.featurize.stages import FORWARD, READ, WAIT, WRITE, Stages
-from tissuary.featurize.tiles import TileReader
-from tissuary.featurize.views import View
-from tissuary.featurize.visit import plan_blocks, visiting_order
+from tissuary.featurize.patches.field import plan_field, read_patch, regions_of
+from tissuary.featurize.patches.read_blocks import plan_blocks, visiting_order
+from tissuary.featurize.patches.readers import FORWARD, READ, WAIT, WRITE, Readers, Stages
+from tissuary.featurize.patches.resampling import resample_pil
+from tissuary.featurize.patches.stream import PatchStream, ReadPlan
+from tissuary.featurize.patches.tiles import TileReader
+from tissuary.featurize.patches.views import View
 from tissuary.store.errors import SlideError
 
 
@@ -91,7 +90,7 @@ def test_a_stream_gives_the_pixels_of_single_reads_and_decodes_each_tile_once(n,
     centers = np.random.default_rng(seed).uniform([0, 0], [700, 500], size=(n, 2))
     order = visiting_order(centers, block_px=block_px)
     assert sorted(order) == list(range(n))
-    found = streamed(slide, Visit(centers, order, block_px, batch), fields, threads=threads)
+    found = streamed(slide, ReadPlan(centers, order, block_px, batch), fields, threads=threads)
     assert [position for position, _ in found] == list(range(0, n, batch))
     for number, field in enumerate(fields):
         pixels = np.concatenate([one[number] for _, one in found])
@@ -104,7 +103,7 @@ def test_only_the_tiles_under_patches_are_decoded():
     slide = pyramid()
     field = fields_of(slide)[0]  # 64 px at level 0, and the filter's reach of 2 px
     centers = np.array([[100.0, 100.0], [612.5, 401.0]])
-    streamed(slide, Visit(centers, visiting_order(centers, block_px=1000.0), 1000.0, 4), [field])
+    streamed(slide, ReadPlan(centers, visiting_order(centers, block_px=1000.0), 1000.0, 4), [field])
     touched = {
         (0, column, row)
         for x, y in centers
@@ -153,7 +152,7 @@ def test_a_stream_that_is_closed_leaves_no_job_behind():
     slide.decode_tile = slow
     centers = np.random.default_rng(0).uniform(100, 1900, size=(60, 2))
     field = plan_field(slide, View("v", 40.0, 0.5), mpp=0.5)
-    visit = Visit(centers, visiting_order(centers, block_px=400.0), 400.0, 8)
+    visit = ReadPlan(centers, visiting_order(centers, block_px=400.0), 400.0, 8)
     with Readers(3) as readers:
         stream = PatchStream(slide, visit, [field], readers=readers)
         stream.start()
@@ -169,8 +168,8 @@ def test_canvases_stay_within_their_room(monkeypatch):
     centers = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     field = plan_field(slide, View("v", 40.0, 0.5), mpp=0.5)
     order = visiting_order(centers, block_px=200.0)  # a block for each patch, of some 21 kB
-    whole = streamed(slide, Visit(centers, order, 200.0, 64), [field])
-    monkeypatch.setattr("tissuary.featurize.patch_stream.AHEAD_BYTES", 100_000)
+    whole = streamed(slide, ReadPlan(centers, order, 200.0, 64), [field])
+    monkeypatch.setattr("tissuary.featurize.patches.stream.AHEAD_BYTES", 100_000)
     opened = []
     real = TileReader.open_block
 
@@ -189,7 +188,7 @@ def test_canvases_stay_within_their_room(monkeypatch):
 
     monkeypatch.setattr(TileReader, "open_block", watched)
     monkeypatch.setattr(TileReader, "close_block", closing)
-    tight = streamed(slide, Visit(centers, order, 200.0, 64), [field])
+    tight = streamed(slide, ReadPlan(centers, order, 200.0, 64), [field])
     assert len(closed) > 50
     for (_, (ours,)), (_, (theirs,)) in zip(tight, whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -200,13 +199,13 @@ def test_a_stream_begun_later_gives_the_rest():
     fields = fields_of(slide)
     centers = np.random.default_rng(2).uniform([0, 0], [700, 500], size=(50, 2))
     order = visiting_order(centers, block_px=150.0)
-    whole = streamed(slide, Visit(centers, order, 150.0, 8), fields)
-    rest = streamed(slide, Visit(centers, order, 150.0, 8, start=24), fields)
+    whole = streamed(slide, ReadPlan(centers, order, 150.0, 8), fields)
+    rest = streamed(slide, ReadPlan(centers, order, 150.0, 8, start=24), fields)
     assert [position for position, _ in rest] == [24, 32, 40, 48]
     for (_, ours), (_, theirs) in zip(rest, whole[3:], strict=True):
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert streamed(slide, Visit(centers, order, 150.0, 8, start=50), fields) == []
+    assert streamed(slide, ReadPlan(centers, order, 150.0, 8, start=50), fields) == []
 
 
 def test_reading_ahead_is_bounded():
@@ -216,7 +215,7 @@ def test_reading_ahead_is_bounded():
     field = plan_field(slide, View("v", 40.0, 0.5), mpp=0.5)
     order = visiting_order(centers, block_px=200.0)  # 4 patches a block
     with Readers(2) as readers:
-        stream = PatchStream(slide, Visit(centers, order, 200.0, 8), [field], readers=readers)
+        stream = PatchStream(slide, ReadPlan(centers, order, 200.0, 8), [field], readers=readers)
         batches = iter(stream)
         next(batches)
         readers.submit(lambda: None).result()  # behind everything that was asked for
@@ -228,8 +227,8 @@ def test_damage_is_told_and_ends_the_stream():
     slide = pyramid(damaged=(0, 3, 3))
     centers = np.array([[30.0, 30.0], [220.0, 160.0]])
     with pytest.raises(SlideError, match="tile is damaged"):
-        streamed(slide, Visit(centers, np.arange(2), 1000.0, 1), fields_of(slide)[:1])
-    alone = streamed(slide, Visit(centers[:1], np.arange(1), 1000.0, 1), fields_of(slide)[:1])
+        streamed(slide, ReadPlan(centers, np.arange(2), 1000.0, 1), fields_of(slide)[:1])
+    alone = streamed(slide, ReadPlan(centers[:1], np.arange(1), 1000.0, 1), fields_of(slide)[:1])
     assert len(alone) == 1
 
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tissuary.cli.import_ import read_patients
-from tissuary.featurize.cohort import load_cohort
-from tissuary.featurize.gaps import announce
-from tissuary.heads.evaluation.splits import patient_warnings
+from tissuary.featurize.sources.gaps import announce
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.heads.protocols.splits import patient_warnings
 from tissuary.store.errors import CohortError
-from tissuary.store.patients import look_alike_patients, patient_name
-from tissuary.store.slide_file import SlideRecord, read_slide, write_slide
+from tissuary.store.files.slide import SlideRecord, read_slide, write_slide
+from tissuary.store.naming import look_alike_patients, patient_name
 from tissuary.tests.source_files import h5ad, hest_csv, hest_facts, hest_json, tiff
 
 

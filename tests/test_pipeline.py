@@ -12,10 +12,10 @@ import torch
 from tissuary.featurize import FeaturizeOptions, featurize
 from tissuary.featurize.backbones.build import build_encoder
 from tissuary.featurize.backbones.registry import get_record
-from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, FingerprintError, InvalidNameError, ScaleError, StoreError
-from tissuary.store.feature_file import read_features
+from tissuary.store.files.features import read_features
+from tissuary.synthetic.cohort import write_cohort
 
 OPTIONS = FeaturizeOptions(views=("20x", "5x"))
 FILES = "features/spots"
@@ -257,7 +257,7 @@ def test_a_slide_that_the_source_refuses_is_reported_with_the_failed(cohort, tmp
 
 
 def test_an_error_nobody_foresaw_costs_one_slide(cohort, tmp_path, monkeypatch):
-    import tissuary.featurize.slide_look as job
+    import tissuary.featurize.slide_plan as job
 
     real = job.read_thumbnail
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from tissuary.store.precision import CHANCE, COLUMN_TOLERANCE, SILENT_COLUMN, half
+from tissuary.store.files.precision import CHANCE, COLUMN_TOLERANCE, SILENT_COLUMN, half
 
 MARGIN = 1e-3
 

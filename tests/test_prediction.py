@@ -13,16 +13,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from tissuary.heads import PredictOptions, TrainOptions, make_head, predict, train
-from tissuary.heads.evaluation.folds import Fold
-from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.usable import usable_table
-from tissuary.heads.prediction import map_picture
+from tissuary.heads.comparison.inputs import usable_table
+from tissuary.heads.comparison.preparation import prepare, prepare_cohort
+from tissuary.heads.prediction import maps as map_picture
 from tissuary.heads.prediction.run import load_run
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import Fold
 from tissuary.store import Store
-from tissuary.store.atomic import atomic_path
 from tissuary.store.errors import DamagedFileError, HeadError, ProtocolError, StoreError
-from tissuary.store.lock import slide_lock
+from tissuary.store.files.atomic import atomic_path
+from tissuary.store.files.lock import slide_lock
 from tissuary.tests.prediction_stores import GRID, KEY, MPP, add_slide, measured
 
 BARE = PredictOptions(pictures=False, geojson=False)
@@ -316,7 +316,7 @@ def test_an_empty_slide_and_one_of_one_spot_are_predicted(head, store, tmp_path,
 
 def test_what_a_killed_job_was_writing_is_removed_and_nothing_else(run, dense, tmp_path):
     """Two jobs die while they write a GeoJSON; a living one writes a third, and a folder below is another's."""
-    dying = "import os, sys; from pathlib import Path; from tissuary.store.atomic import atomic_path\n"
+    dying = "import os, sys; from pathlib import Path; from tissuary.store.files.atomic import atomic_path\n"
     dying += "with atomic_path(Path(sys.argv[1])) as path:\n    path.write_text('half'); os._exit(9)"
     for name in ("Z1.geojson", "Z10.geojson", "below/Z1.geojson"):
         assert subprocess.run([sys.executable, "-c", dying, tmp_path / name], check=False).returncode == 9

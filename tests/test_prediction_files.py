@@ -14,20 +14,22 @@ from hypothesis import strategies as st
 from matplotlib import colormaps
 from PIL import Image
 
-from tissuary.heads import PredictOptions, TrainOptions, make_head, predict, slide_level, train
+from tissuary.heads import PredictOptions, TrainOptions, make_head, predict, train
+from tissuary.heads.linear import slide_level
 from tissuary.heads.prediction.blocks import context_of, spatial_blocks, with_rim
 from tissuary.heads.prediction.familiarity import Familiarity
+from tissuary.heads.prediction.file import SpotShape, shape_of
 from tissuary.heads.prediction.run import load_run
-from tissuary.heads.prediction.shapes import Shape, shape_of
+from tissuary.heads.prediction.slide import plan_slide
 from tissuary.heads.prediction.slide_map import read_slide_map
-from tissuary.heads.prediction.slide_prediction import plan_slide
-from tissuary.store import Store, feature_column
-from tissuary.store.checksums import seal_datasets
+from tissuary.store import Store
 from tissuary.store.errors import DamagedFileError, FingerprintError, HeadError, StoreError
 from tissuary.store.exchange.exporting import export_store
 from tissuary.store.exchange.registry import EXPORTERS
-from tissuary.store.expression import read_expression
-from tissuary.store.verify import verify_store
+from tissuary.store.files import column as feature_column
+from tissuary.store.files.checksums import seal_datasets
+from tissuary.store.files.expression import read_expression
+from tissuary.store.verify.verify import verify_store
 from tissuary.tests.head_tables import made_up
 from tissuary.tests.prediction_stores import GRID, KEY, MPP, add_slide, measured
 
@@ -229,10 +231,10 @@ def test_a_map_shows_each_value_at_its_place(folder):
 
 def test_shapes_follow_the_patch_set():
     square = np.stack(np.divmod(np.arange(9), 3), axis=1) * 80.0
-    assert shape_of("grid-56um-tile112um-tissue0.1", square, fov_um=112.0) == Shape("square", 56.0)
-    assert shape_of("spots", square, fov_um=112.0) == Shape("circle", 40.0)
-    assert shape_of("spots", square[:1], fov_um=112.0) == Shape("circle", 56.0)
-    assert shape_of("tiles of others", square, fov_um=112.0) == Shape("square", 80.0)
+    assert shape_of("grid-56um-tile112um-tissue0.1", square, fov_um=112.0) == SpotShape("square", 56.0)
+    assert shape_of("spots", square, fov_um=112.0) == SpotShape("circle", 40.0)
+    assert shape_of("spots", square[:1], fov_um=112.0) == SpotShape("circle", 56.0)
+    assert shape_of("tiles of others", square, fov_um=112.0) == SpotShape("square", 80.0)
 
 
 def names_as_groups(path, missing=()):

@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tissuary.featurize.cohort import load_cohort
 from tissuary.featurize.sources.h5ad import read_h5ad, read_h5ad_counts
+from tissuary.featurize.sources.load import load_cohort
 from tissuary.heads import PredictOptions, TrainOptions, make_head, predict, train
-from tissuary.heads.prediction import made_how as how
-from tissuary.heads.prediction import map_picture, slide_prediction
+from tissuary.heads.prediction import maps as map_picture
 from tissuary.heads.prediction import predict as predicting
+from tissuary.heads.prediction import slide as how
+from tissuary.heads.prediction import slide as slide_prediction
 from tissuary.heads.prediction.run import load_run
 from tissuary.store.errors import CohortError, HeadError
 from tissuary.tests.prediction_stores import measured

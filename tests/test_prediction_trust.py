@@ -12,13 +12,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tissuary.featurize.slide import open_slide
+from tissuary.featurize.slides.open import open_slide
 from tissuary.heads import PredictOptions, TrainOptions, predict, train
-from tissuary.heads.evaluation.smoothing import smooth_3x3
-from tissuary.heads.prediction import map_picture
+from tissuary.heads.prediction import maps as map_picture
 from tissuary.heads.prediction.run import load_run, write_reference
+from tissuary.heads.prediction.slide import plan_slide
 from tissuary.heads.prediction.slide_map import read_measured
-from tissuary.heads.prediction.slide_prediction import plan_slide
+from tissuary.heads.protocols.targets import smooth_3x3
 from tissuary.store import Store
 from tissuary.store.errors import HeadError
 from tissuary.tests.prediction_stores import GRID, MPP, add_slide

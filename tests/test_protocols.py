@@ -2,8 +2,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from tissuary.heads.evaluation.protocol_changes import with_preprocessing
-from tissuary.heads.evaluation.protocols import PROTOCOLS, get_protocol
+from tissuary.heads.protocols.changes import with_preprocessing
+from tissuary.heads.protocols.named import PROTOCOLS, get_protocol
 from tissuary.store.errors import ProtocolError
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from tissuary.featurize.qc import FIELD_LINE, PANEL_PX, TISSUE_LINE, draw_qc, write_qc
+from tissuary.featurize.tissue.qc import FIELD_LINE, PANEL_PX, TISSUE_LINE, draw_qc, write_qc
 from tissuary.store.errors import StoreError
 
 GLASS, MARK = (200, 220, 240), (180, 40, 60)

@@ -13,24 +13,36 @@ from dataclasses import replace
 import pytest
 
 from tissuary.benchmarks.kill import contents, differences
-from tissuary.featurize import FeaturizeOptions, engine, featurize, ray_engine, run_setup
-from tissuary.featurize.claim import SlideBusyError
-from tissuary.featurize.crew import Died, Finished, Hand, Moved, Post, Ready, Task, Unfit
-from tissuary.featurize.device_pool import posts_of
-from tissuary.featurize.dispatch import MAX_DEATHS, Dispatch
+from tissuary.featurize import FeaturizeOptions, featurize
+from tissuary.featurize import pipeline as engine
+from tissuary.featurize import setup as run_setup
+from tissuary.featurize.one_slide import SlideOutcome
 from tissuary.featurize.options import SlideDone
-from tissuary.featurize.ray_cluster import slots_of
-from tissuary.featurize.slide_worker import Outcome
-from tissuary.featurize.stages import Stages
-from tissuary.featurize.synthetic.cohort import write_cohort
+from tissuary.featurize.patches.readers import Stages
+from tissuary.featurize.workers import ray_ as ray_engine
+from tissuary.featurize.workers.messages import (
+    Finished,
+    Ready,
+    SlideProgress,
+    SlideTask,
+    StartFailed,
+    Worker,
+    WorkerConfig,
+    WorkerLost,
+)
+from tissuary.featurize.workers.processes import posts_of
+from tissuary.featurize.workers.ray_ import slots_of
+from tissuary.featurize.workers.scheduler import MAX_DEATHS, Scheduler
 from tissuary.store.errors import BackboneError, CohortError
+from tissuary.store.files.lock import SlideBusyError
+from tissuary.synthetic.cohort import write_cohort
 
 
 class Paper:
     """A crew on paper: each worker takes one turn a slide, and does what its script says of it."""
 
     def __init__(self, workers, *, batches=None, says=lambda worker, slide, nth: "done", unfit=()):
-        self.events = deque(Unfit(name, BackboneError(f"no weights on {name}")) for name in unfit)
+        self.events = deque(StartFailed(name, BackboneError(f"no weights on {name}")) for name in unfit)
         batches = batches or dict.fromkeys(workers, 16)
         self.events += [Ready(name, "cpu", batches[name], 2, {"tiny": name}) for name in workers]
         self.tasks, self.says, self.alive = [], says, set(workers)
@@ -44,19 +56,19 @@ class Paper:
         stages.add("forward", float(len(self.tasks)), 10)
         if said == "died":
             self.alive.remove(worker)
-            self.events.append(Died(worker, "killed by SIGKILL"))
+            self.events.append(WorkerLost(worker, "killed by SIGKILL"))
             return
         error = SlideBusyError("another job is at it") if said == "busy" else None
         done = None if error else SlideDone(task.slide_id, 10, 0.5, "manifest", 2)
-        self.events.append(Moved(task.slide_id, 10, 10))
-        self.events.append(Finished(worker, Outcome(task.slide_id, done, error), stages.report(readers=2)))
+        self.events.append(SlideProgress(task.slide_id, 10, 10))
+        self.events.append(Finished(worker, SlideOutcome(task.slide_id, done, error), stages.report(readers=2)))
 
     def wait(self, timeout_s):
         if not self.events:
             time.sleep(0.01)
             return []
         event = self.events.popleft()
-        self.to_start -= isinstance(event, Ready | Unfit)
+        self.to_start -= isinstance(event, Ready | StartFailed)
         return [event]
 
     def starting(self):
@@ -68,7 +80,7 @@ class Paper:
 
 def dispatched(slides, crew):
     seen = []
-    return Dispatch(slides, crew, progress=lambda *at: seen.append(at)).run(), seen
+    return Scheduler(slides, crew, progress=lambda *at: seen.append(at)).run(), seen
 
 
 def test_all_workers_follow_the_smallest_batch_and_have_two_slides_at_most():
@@ -204,18 +216,18 @@ def test_two_local_devices_one_killed_give_the_bytes_of_one(cohort, dense, whole
 
 
 def test_a_worker_that_cannot_begin_names_itself(cohort, dense, tmp_path):
-    posts = posts_of(Post(str(cohort), "auto", tmp_path, replace(dense, device="cuda:97,cpu,cpu", readers=6)))
+    posts = posts_of(WorkerConfig(str(cohort), "auto", tmp_path, replace(dense, device="cuda:97,cpu,cpu", readers=6)))
     assert [(name, post.options.device, post.options.readers) for name, post in posts.items()] == [
         ("0:cuda:97", "cuda:97", 2), ("1:cpu", "cpu", 2), ("2:cpu", "cpu", 2),
     ]  # fmt: skip
-    said = Hand("0:cuda:97", posts["0:cuda:97"]).hello()
-    assert isinstance(said, Unfit)
+    said = Worker("0:cuda:97", posts["0:cuda:97"]).hello()
+    assert isinstance(said, StartFailed)
     assert "device 'cuda:97'" in str(said.error)
     assert said.error.__notes__ == [f"It came from worker 0:cuda:97 on {socket.gethostname()}."]
-    missing = Hand("1:cpu", replace(posts["1:cpu"], source=str(tmp_path / "not mounted"))).hello()
-    assert isinstance(missing, Unfit)
+    missing = Worker("1:cpu", replace(posts["1:cpu"], source=str(tmp_path / "not mounted"))).hello()
+    assert isinstance(missing, StartFailed)
     assert "not mounted does not exist" in str(missing.error)
-    assert isinstance(Hand("1:cpu", posts["1:cpu"]).hello(), Ready)
+    assert isinstance(Worker("1:cpu", posts["1:cpu"]).hello(), Ready)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of order"), ImportError("libGL.so.1"), KeyError("x")])
@@ -224,8 +236,8 @@ def test_a_worker_that_fails_in_a_way_nobody_foresaw_is_unfit_and_not_dead(dense
         raise error
 
     monkeypatch.setattr(run_setup, "build_encoders", build)
-    said = Hand("a", Post(str(cohort), "auto", tmp_path, dense)).hello()
-    assert isinstance(said, Unfit)
+    said = Worker("a", WorkerConfig(str(cohort), "auto", tmp_path, dense)).hello()
+    assert isinstance(said, StartFailed)
     assert str(said.error) == f"{type(error).__name__}: {error}"
     assert "It came from worker a on" in said.error.__notes__[0]
 
@@ -234,18 +246,18 @@ def test_a_worker_refuses_an_image_that_is_not_the_one_meant(cohort, dense, tmp_
     images = {name: cohort / f"{name}.tif" for name in ("P01-S1", "P02-S1")}
     sizes = {name: path.stat().st_size for name, path in images.items()}
     seen = {"P01-S1": (str(images["P01-S1"]), sizes["P01-S1"]), "P02-S1": (str(images["P02-S1"]), sizes["P02-S1"] + 1)}
-    hand = Hand("a", Post(str(cohort), "auto", tmp_path / "s", dense, seen))
-    first = hand.embed(Task("P01-S1", "P02-S1", 16, 1), lambda *at: None)
+    hand = Worker("a", WorkerConfig(str(cohort), "auto", tmp_path / "s", dense, seen))
+    first = hand.embed(SlideTask("P01-S1", "P02-S1", 16, 1), lambda *at: None)
     assert first.outcome.done
-    other = hand.embed(Task("P02-S1", None, 16, 1), lambda *at: None).outcome
+    other = hand.embed(SlideTask("P02-S1", None, 16, 1), lambda *at: None).outcome
     assert f"P02-S1.tif of {sizes['P02-S1']} bytes where " in str(other.error)
     assert "let every machine see the same files under the same paths" in str(other.error)
     assert not list((tmp_path / "s").rglob("*P02-S1*"))  # nor was it opened ahead
-    none = hand.embed(Task("P09-S1", None, 16, 1), lambda *at: None).outcome
+    none = hand.embed(SlideTask("P09-S1", None, 16, 1), lambda *at: None).outcome
     with pytest.raises(CohortError, match=r"slide P09-S1: worker a on .* sees no such slide in "):
         raise none.error
     moved = replace(hand._post, images={"P01-S1": ("/elsewhere/P01-S1.tif", sizes["P01-S1"])})
-    found = Hand("b", moved).embed(Task("P01-S1", None, 16, 1), lambda *at: None).outcome
+    found = Worker("b", moved).embed(SlideTask("P01-S1", None, 16, 1), lambda *at: None).outcome
     assert "where /elsewhere/P01-S1.tif of" in str(found.error)
 
 
@@ -272,9 +284,9 @@ def test_workers_are_told_paths_that_hold_in_any_folder(cohort, dense, tmp_path,
     assert posts[0].root == here / "s"
     size = (here / "images" / "P01-S1.tif").stat().st_size
     assert posts[0].images["P01-S1"] == (str(here / "images" / "P01-S1.tif"), size)
-    hand = Hand("0:cpu", posts_of(posts[1])["0:cpu"])
+    hand = Worker("0:cpu", posts_of(posts[1])["0:cpu"])
     assert isinstance(hand.hello(), Ready)
-    assert hand.embed(Task("P01-S1", None, 16, 1), lambda *at: None).outcome.done  # seen as the job sees it
+    assert hand.embed(SlideTask("P01-S1", None, 16, 1), lambda *at: None).outcome.done  # seen as the job sees it
 
 
 class PaperRay:
@@ -352,15 +364,15 @@ def test_whatever_ray_raises_costs_the_worker_and_not_the_job(cohort, dense, tmp
     ray, errors = ray_errors()
     error, said = errors[kind]
     paper = PaperRay(ray, error)
-    crew = ray_engine.RayCrew(paper, Post(str(cohort), "auto", tmp_path, replace(dense, engine="ray")))
+    crew = ray_engine.RayCrew(paper, WorkerConfig(str(cohort), "auto", tmp_path, replace(dense, engine="ray")))
     died, ready = sorted(crew.wait(0.0), key=lambda event: event.worker)
-    assert isinstance(died, Died)
+    assert isinstance(died, WorkerLost)
     assert died.cause.startswith(said)
     assert "\n" not in died.cause
     assert paper.killed == [died.worker]
     assert isinstance(ready, Ready)
     assert crew.starting() == 0
-    crew.send(ready.worker, Task("P01-S1", None, 16, 1))
+    crew.send(ready.worker, SlideTask("P01-S1", None, 16, 1))
     assert ready in crew.wait(0.0)  # on paper a worker answers everything so
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tissuary.featurize.reading import plan_field, read_patch
-from tissuary.featurize.thumbnail import read_thumbnail
-from tissuary.featurize.views import View
+from tissuary.featurize.patches.field import plan_field, read_patch
+from tissuary.featurize.patches.views import View
+from tissuary.featurize.slides.thumbnail import read_thumbnail
 
 
 @dataclass

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tissuary.heads.comparison.comparison import Comparison, GeneMap
+from tissuary.heads.comparison.head_spec import changed_options
 from tissuary.heads.contract import options_of
-from tissuary.heads.evaluation.comparison import Comparison, GeneMap
-from tissuary.heads.evaluation.contestants import changed_options
-from tissuary.heads.evaluation.leaderboard import leaderboard_tables
-from tissuary.heads.evaluation.protocols import STRICT, STRICT_SLIDE
-from tissuary.heads.evaluation.report import report_html, write_report
-from tissuary.heads.evaluation.standings import standings
-from tissuary.heads.evaluation.verdict import verdict
+from tissuary.heads.protocols.named import STRICT, STRICT_SLIDE
 from tissuary.heads.registry import make_head
+from tissuary.heads.report.conclusion import verdict
+from tissuary.heads.report.leaderboard import standings
+from tissuary.heads.report.report import report_html, write_report
+from tissuary.heads.report.terminal import leaderboard_tables
 from tissuary.store.errors import ProtocolError
 
 EVIL = "<script>alert('x')</script>\" onload=\"y"

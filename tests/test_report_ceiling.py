@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.linear_model import Ridge
 
-from tissuary.featurize.synthetic import CohortSpec
-from tissuary.featurize.synthetic.expression import draw_counts, draw_genes, draw_offset, expected_target
-from tissuary.featurize.synthetic.tissue import (
-    array_centers_um,
-    context,
-    grow_tissue,
-    local_morphology,
-    spots_on_tissue,
+from tissuary.heads.comparison.ceiling import (
+    ScoredPanel,
+    counting_ceiling,
+    from_other_genes,
+    growth_of_odds,
+    leave_one_gene_out,
+    protocol_ceiling,
+    thinned,
 )
-from tissuary.heads.evaluation.ceiling import counting_ceiling, growth_of_odds, thinned
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.other_genes import from_other_genes, leave_one_gene_out
-from tissuary.heads.evaluation.protocol_ceiling import ScoredPanel, protocol_ceiling
-from tissuary.heads.evaluation.target_rules import get_target_rule
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.targets import get_target_rule
 from tissuary.store.errors import ProtocolError
+from tissuary.synthetic import CohortSpec
+from tissuary.synthetic.expression import draw_counts, draw_genes, draw_offset, expected_target
+from tissuary.synthetic.tissue import array_centers_um, context, grow_tissue, local_morphology, spots_on_tissue
 
 CP10K = get_target_rule("log1p-cp10k").function
 # What the estimate may miss the truth by: the mean over the panel, and a gene on the average.

@@ -11,15 +11,20 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.stats import linregress, pearsonr
 
-from tissuary.heads.evaluation.aggregate import ScoredFold
-from tissuary.heads.evaluation.calibration import calibration
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.detail import Calibration
-from tissuary.heads.evaluation.gene_maps import HeldOut, gene_maps, genes_without_map
-from tissuary.heads.evaluation.head_detail import head_detail, head_details
-from tissuary.heads.evaluation.metrics import score_fold
-from tissuary.heads.evaluation.protocol_ceiling import protocol_ceilings, target_of
-from tissuary.heads.evaluation.protocols import STRICT, STRICT_SLIDE
+from tissuary.heads.comparison.ceiling import protocol_ceilings, target_of
+from tissuary.heads.comparison.comparison import Calibration
+from tissuary.heads.comparison.details import (
+    HeldOutPredictions,
+    calibration,
+    gene_maps,
+    genes_without_map,
+    head_detail,
+    head_details,
+)
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.named import STRICT, STRICT_SLIDE
+from tissuary.heads.protocols.scores.aggregate import ScoredFold
+from tissuary.heads.protocols.scores.metrics import score_fold
 from tissuary.store.errors import HeadError
 from tissuary.store.table import Table
 
@@ -44,7 +49,7 @@ def held_out(slides, genes, *, seed, n=25):
     )
     every = np.arange(len(genes))
     score = score_fold(prediction, truth, slide=slide, heg50=every, hvg50=every, center_um=test.center_um)
-    return HeldOut(test, truth, prediction, ScoredFold(slides[0][0], test.patient_ids, score))
+    return HeldOutPredictions(test, truth, prediction, ScoredFold(slides[0][0], test.patient_ids, score))
 
 
 @pytest.fixture(scope="module")

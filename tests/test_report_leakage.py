@@ -9,12 +9,12 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from tissuary.heads import CompareOptions, compare
-from tissuary.heads.evaluation.protocols import PROTOCOLS, STRICT
-from tissuary.heads.evaluation.report import report_html
+from tissuary.heads.protocols.named import PROTOCOLS, STRICT
+from tissuary.heads.report.report import report_html
 from tissuary.store import Store
-from tissuary.store.expression import Expression, read_expression, write_expression
-from tissuary.store.feature_file import write_features
-from tissuary.store.schema import expression_path, features_path
+from tissuary.store.files.expression import Expression, read_expression, write_expression
+from tissuary.store.files.features import write_features
+from tissuary.store.files.schema import expression_path, features_path
 
 KEY = "toy@20x"
 SLIDES = {f"{patient}{i}": (patient, 40) for patient in "ABCDEF" for i in range(2)}

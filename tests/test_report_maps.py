@@ -9,8 +9,8 @@ import io
 import numpy as np
 import pytest
 
-from tissuary.heads.evaluation.comparison import GeneMap
-from tissuary.heads.evaluation.report_plots import colour_range, map_pictures, scale_bar_um, shown_field
+from tissuary.heads.comparison.comparison import GeneMap
+from tissuary.heads.report.maps import colour_range, map_pictures, scale_bar_um, shown_field
 from tissuary.store.errors import HeadError
 
 

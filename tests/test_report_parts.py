@@ -10,16 +10,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tissuary.heads.evaluation.comparison import Comparison
-from tissuary.heads.evaluation.detail import Calibration, Ceiling, HeadDetail
-from tissuary.heads.evaluation.leaderboard import leaderboard_tables
-from tissuary.heads.evaluation.licences import licence_sentences
-from tissuary.heads.evaluation.protocol_words import protocol_sentences
-from tissuary.heads.evaluation.protocols import PROTOCOLS, STRICT, get_protocol
-from tissuary.heads.evaluation.report import report_html
-from tissuary.heads.evaluation.score_words import SHORT_NAMES
-from tissuary.heads.evaluation.scores import SCORE_RULES
-from tissuary.heads.evaluation.standings import standings
+from tissuary.heads.comparison.comparison import Calibration, Ceiling, Comparison, HeadDetail
+from tissuary.heads.protocols.named import PROTOCOLS, STRICT, get_protocol
+from tissuary.heads.protocols.scores.scores import SCORE_RULES
+from tissuary.heads.report.leaderboard import standings
+from tissuary.heads.report.report import report_html
+from tissuary.heads.report.terminal import leaderboard_tables
+from tissuary.heads.report.words import SHORT_NAMES, licence_sentences, protocol_sentences
 from tissuary.store.errors import ProtocolError
 
 EVIL = "<script>alert('x')</script>\" onload=\"y"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tissuary.featurize.resampling import resample_pil, resample_regions
+from tissuary.featurize.patches.resampling import resample_pil, resample_regions
 from tissuary.store.errors import SlideError
 
 

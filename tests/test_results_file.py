@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.heads.evaluation.results_file import FIELDS, plain_records, read_results, write_results
+from tissuary.heads.comparison.results_file import FIELDS, plain_records, read_results, write_results
 from tissuary.store.errors import StoreError
 
 RECORD = {

@@ -15,11 +15,11 @@ import torch
 from tissuary.benchmarks.kill import BLOCK_ROWS, TINY, contents, dense_options, kill_and_resume
 from tissuary.featurize import featurize
 from tissuary.featurize.backbones.encoder import Encoder
-from tissuary.featurize.synthetic.cohort import write_cohort
 from tissuary.store import Store
 from tissuary.store.errors import StoreError
-from tissuary.store.lock import slide_lock
-from tissuary.store.schema import features_path
+from tissuary.store.files.lock import slide_lock
+from tissuary.store.files.schema import features_path
+from tissuary.synthetic.cohort import write_cohort
 
 KEY, GRID = "tiny+random0@20x", "grid-40um-tile112um-tissue0.2"
 
@@ -126,7 +126,7 @@ def test_nan_is_told_with_slide_and_row_and_what_was_done_is_kept(cohort, dense,
     assert f"{KEY} (backbone tiny+random0)" in failed[1]
     row = int(failed[1].split(" row ")[1].split()[0])
     patches = Store(root).patches("P01-S1", patches=GRID)
-    from tissuary.featurize.visit import BLOCK_PX, visiting_order
+    from tissuary.featurize.patches.read_blocks import BLOCK_PX, visiting_order
 
     assert visiting_order(patches.center_px, block_px=BLOCK_PX)[BLOCK_ROWS + 3 * 32 + 5] == row
     again = featurize(cohort, root, options=dense)
@@ -137,7 +137,7 @@ def test_nan_is_told_with_slide_and_row_and_what_was_done_is_kept(cohort, dense,
 def test_a_slide_that_another_process_writes_is_left_to_it(cohort, dense, tmp_path):
     root = tmp_path / "store"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom tissuary.store.lock import slide_lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tissuary.store.files.lock import slide_lock\n"
         "with slide_lock(Path(sys.argv[1]), 'P01-S1'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True)

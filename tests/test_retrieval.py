@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.heads.retrieval import Found, find, weighted_means
-from tissuary.heads.retrieval_losses import (
+from tissuary.heads.networks.retrieval import RetrievedSpots, find, weighted_means
+from tissuary.heads.networks.retrieval_losses import (
     ProjectionHead,
     contrast,
     log_squared_error,
     published_contrast,
     soft_targets,
 )
-from tissuary.store.nearest import Groups
+from tissuary.store.search.flat import Groups
 
 EVERY = torch.ones(5, dtype=torch.bool)
 
@@ -76,7 +76,7 @@ def test_own_group_is_never_found_and_nothing_found_predicts_zero():
     assert set(found.rows[0]) == {2, 3, -1}
     means = weighted_means(found, np.arange(4.0)[:, None], temperature=0.1)
     assert means[:, 0] == pytest.approx([2.5, 2.5, 0.5, 0.5])
-    none = Found(np.full((1, 2), -np.inf), np.full((1, 2), -1))
+    none = RetrievedSpots(np.full((1, 2), -np.inf), np.full((1, 2), -1))
     assert weighted_means(none, np.ones((3, 2)), temperature=0.1).tolist() == [[0.0, 0.0]]
     assert weighted_means(none, np.ones((3, 2))).tolist() == [[0.0, 0.0]]
 

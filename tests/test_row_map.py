@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.store import memory_limit, row_map
+from tissuary.store import limits as memory_limit
 from tissuary.store.errors import DamagedFileError
-from tissuary.store.feature_column import FeatureColumn, standardise
-from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.row_map import RowMap
+from tissuary.store.files import mapped as row_map
+from tissuary.store.files.column import FeatureColumn, standardise
+from tissuary.store.files.features import FeatureHeader, read_features, write_features
+from tissuary.store.files.mapped import RowMap
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -64,7 +65,7 @@ def test_parts_that_cannot_lie_side_by_side_are_gathered_otherwise(tmp_path):
 
 
 def test_feature_files_are_served_and_standardised_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("tissuary.store.feature_column.BLOCK_BYTES", 3 * 64 * 2)
+    monkeypatch.setattr("tissuary.store.files.column.BLOCK_BYTES", 3 * 64 * 2)
     rng = np.random.default_rng(1)
     parts = []
     for i in range(3):
@@ -161,8 +162,8 @@ def test_a_forked_child_gathers_too(tmp_path):
 import os, sys, torch
 import numpy as np
 from pathlib import Path
-from tissuary.store.feature_column import FeatureColumn
-from tissuary.store.feature_file import read_features
+from tissuary.store.files.column import FeatureColumn
+from tissuary.store.files.features import read_features
 column = FeatureColumn("toy@20x", "print", (read_features(Path(sys.argv[1])).features,))
 def total():
     return float(column.gather(np.zeros(2000, int), np.arange(2000)).sum())

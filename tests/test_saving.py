@@ -11,16 +11,16 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 from torch import nn
 
 from tissuary.heads import make_head
+from tissuary.heads.comparison.preparation import prepare, prepare_cohort
 from tissuary.heads.engine.head import NeuralHead
-from tissuary.heads.engine.module import HeadModule
-from tissuary.heads.engine.saved_features import FeatureNeed, check_headers
-from tissuary.heads.engine.saved_head import load_head
-from tissuary.heads.engine.saving import headers_of, save_head
-from tissuary.heads.engine.saving_trees import FlatBoosting, FlatForest, FlatTrees
-from tissuary.heads.engine.saving_values import Packer, unpack
-from tissuary.heads.evaluation.folds import Fold
-from tissuary.heads.evaluation.preparation import prepare, prepare_cohort
-from tissuary.heads.evaluation.protocols import get_protocol
+from tissuary.heads.engine.network import HeadModule
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import Fold
+from tissuary.heads.saving.features import FeatureNeed, check_headers
+from tissuary.heads.saving.save import headers_of, save_head
+from tissuary.heads.saving.saved import load_head
+from tissuary.heads.saving.trees import FlatBoosting, FlatForest, FlatTrees
+from tissuary.heads.saving.values import Packer, unpack
 from tissuary.store.errors import DamagedFileError, FingerprintError, HeadError
 from tissuary.tests.head_tables import made_up, unseen
 
@@ -332,7 +332,7 @@ def test_files_that_are_damaged_foreign_or_apart_are_refused(train, tmp_path):
     (two / "head.json").write_text(text.replace('"encoding-version": "1"', '"encoding-version": "9"'))
     with pytest.raises(HeadError, match="tissuary-head version 9; this version of tissuary reads tissuary-head 1"):
         load_head(two)
-    (two / "head.json").write_text(text.replace("heads.knn:NearestNeighbours", "os:system"))
+    (two / "head.json").write_text(text.replace("heads.baselines.knn:NearestNeighbours", "os:system"))
     with pytest.raises(HeadError, match="needs os:system, which this version of tissuary lacks"):
         load_head(two)
     (two / "head.json").write_text(text[: len(text) // 2])
@@ -346,3 +346,24 @@ def test_a_head_moves_to_the_device_that_is_asked_for(train, tmp_path):
     assert load_head(tmp_path, device="auto").head.device == "auto"
     with pytest.raises(HeadError, match="device 'abacus'"):
         load_head(tmp_path, device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "earlier"),
+    [
+        ("knn", {"k": 5}, {"heads.baselines.knn:": "heads.knn:"}),
+        ("ridge", {}, {"heads.linear.ridge:": "heads.ridge:", "heads.linear.closed_form:": "heads.closed_form:"}),
+        ("mlp", {"epochs": 1}, {"heads.baselines.mlp:": "heads.mlp:",
+                                "heads.engine.network:NetworkShape": "heads.engine.module:Shape"}),
+    ],
+)  # fmt: skip
+def test_a_head_of_an_earlier_version_is_read_where_its_classes_lie_now(name, options, earlier, train, tmp_path):
+    head = make_head(name, **options).fit(train)
+    save_head(head, tmp_path, table=train, protocol=STRICT)
+    text = (tmp_path / "head.json").read_text()
+    for now, before in earlier.items():
+        assert now in text
+        text = text.replace(now, before)
+    (tmp_path / "head.json").write_text(text)
+    expected = load_head(tmp_path).head.predict(train)
+    np.testing.assert_array_equal(expected, head.predict(train))

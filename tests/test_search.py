@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from tissuary.store import Store
 from tissuary.store.errors import FingerprintError, StoreError
-from tissuary.store.nearest import FaissFlat, Groups, NumpyFlat, search_exact, unit_rows
-from tissuary.store.nearest_torch import TorchFlat
+from tissuary.store.search.exact import search_exact, unit_rows
+from tissuary.store.search.flat import FaissFlat, Groups, NumpyFlat
+from tissuary.store.search.gpu import TorchFlat
 
 KEY = "toy@20x"
 
@@ -100,8 +101,8 @@ def test_exact_is_brute_force_with_ties_by_row(n, copies, k, groups, excluded, i
 
 def test_many_blocks_and_batches_give_what_brute_force_gives(monkeypatch):
     """Batches that FAISS takes, blocks of rows and queries that do not divide evenly, and rows in ascending order."""
-    monkeypatch.setattr("tissuary.store.nearest_flat.BLOCK_ROWS", 100)
-    monkeypatch.setattr("tissuary.store.nearest_flat.BLOCK_QUERIES", 64)
+    monkeypatch.setattr("tissuary.store.search.flat.BLOCK_ROWS", 100)
+    monkeypatch.setattr("tissuary.store.search.flat.BLOCK_QUERIES", 64)
     rng = np.random.default_rng(1)
     base = unit_rows(rng.normal(size=(1010, 16)) + 1)
     queries = unit_rows(rng.normal(size=(150, 16)) + 1)
@@ -135,8 +136,8 @@ def test_an_index_that_knows_other_patients_is_refused(store):
     """Or `--exclude patient` would leave out the wrong slides."""
     from dataclasses import replace
 
-    from tissuary.store.schema import slide_path
-    from tissuary.store.slide_file import read_slide, write_slide
+    from tissuary.store.files.schema import slide_path
+    from tissuary.store.files.slide import read_slide, write_slide
 
     store.build_index(KEY)
     path = slide_path(store.path, "b1")

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from tissuary.cli.main import main
-from tissuary.featurize.deposit import source_digest
+from tissuary.featurize.ingest import source_digest
 from tissuary.store import Store
-from tissuary.store.feature_file import write_features
-from tissuary.store.schema import features_path, slide_path
-from tissuary.store.slide_file import read_slide, write_slide
+from tissuary.store.files.features import write_features
+from tissuary.store.files.schema import features_path, slide_path
+from tissuary.store.files.slide import read_slide, write_slide
 
 KEY = "toy@20x"
 SIDE_PX = 1600

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tissuary.store.errors import MissingDependencyError, StoreError
-from tissuary.store.feature_neighbours import nearest_in_features
-from tissuary.store.nearest import Groups, NumpyFlat, flat_index, search_exact, unit_rows
-from tissuary.store.nearest_gpu import SplitFlat
-from tissuary.store.nearest_torch import TorchFlat, coarse_error
+from tissuary.store.search.exact import flat_index, nearest_in_features, search_exact, unit_rows
+from tissuary.store.search.flat import Groups, NumpyFlat
+from tissuary.store.search.gpu import SplitFlat, TorchFlat, coarse_error
 
 
 def cosines(features, queries):

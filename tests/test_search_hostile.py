@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from tissuary.store import Store
 from tissuary.store.errors import MissingDependencyError, StoreError
-from tissuary.store.feature_file import write_features
-from tissuary.store.index_record import BuildOptions
-from tissuary.store.lock import slide_lock
-from tissuary.store.lookup import open_index, update_index
-from tissuary.store.nearest import FaissFlat, Groups, NumpyFlat, search_exact, unit_rows
-from tissuary.store.schema import features_path
+from tissuary.store.files.features import write_features
+from tissuary.store.files.lock import slide_lock
+from tissuary.store.files.schema import features_path
+from tissuary.store.search.exact import search_exact, unit_rows
+from tissuary.store.search.flat import FaissFlat, Groups, NumpyFlat
+from tissuary.store.search.lookup import open_index, update_index
+from tissuary.store.search.record import BuildOptions
 
 KEY = "toy@20x"
 SLIDES = {"a1": ("A", 25), "b1": ("B", 28), "c2": ("unknown:c2", 20)}
@@ -84,8 +85,8 @@ def test_crowds_are_searched_in_pieces_and_equal_queries_once(n, crowd, k, group
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(k, n + crowd)]
     value = np.take_along_axis(scores, best, axis=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tissuary.store.nearest.CANDIDATES", held)
-        patch.setattr("tissuary.store.nearest.SCORED_BYTES", 8 * held)
+        patch.setattr("tissuary.store.search.exact.CANDIDATES", held)
+        patch.setattr("tissuary.store.search.exact.SCORED_BYTES", 8 * held)
         for index in (FaissFlat(base), NumpyFlat(base)):
             got, found = search_exact(index, queries, k, groups=groups, own=own)
             np.testing.assert_array_equal(found, np.where(np.isneginf(value), -1, best))

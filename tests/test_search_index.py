@@ -8,11 +8,10 @@ import pytest
 
 from tissuary.store import Store
 from tissuary.store.errors import StoreError
-from tissuary.store.index_build import SHIFTED
-from tissuary.store.index_file import read_meta
-from tissuary.store.index_record import BuildOptions
-from tissuary.store.lookup import open_index, update_index
-from tissuary.store.mixing import mixing, sample_rows
+from tissuary.store.search.build import SHIFTED
+from tissuary.store.search.files import read_meta
+from tissuary.store.search.lookup import open_index, update_index
+from tissuary.store.search.record import BuildOptions, mixing, sample_rows
 
 KEY = "toy@20x"
 SLIDES = {"a1": ("A", 25), "b1": ("B", 28), "c2": ("unknown:c2", 20)}

@@ -7,14 +7,13 @@ import pytest
 
 from tissuary.store import Store
 from tissuary.store.errors import StoreError
-from tissuary.store.feature_file import write_features
-from tissuary.store.index_record import BuildOptions
-from tissuary.store.ivf import lists_for
-from tissuary.store.ivf_recall import least_nprobe, lower_bound, recall_of
-from tissuary.store.lookup import open_index
-from tissuary.store.mixing import sample_rows
-from tissuary.store.schema import features_path
-from tissuary.store.search import nearest_rows
+from tissuary.store.files.features import write_features
+from tissuary.store.files.schema import features_path
+from tissuary.store.search.build import least_nprobe, lower_bound, recall_of
+from tissuary.store.search.ivf import lists_for
+from tissuary.store.search.lookup import open_index
+from tissuary.store.search.record import BuildOptions, sample_rows
+from tissuary.store.search.search import nearest_rows
 
 KEY = "toy@20x"
 IVF = BuildOptions(kind="ivf")

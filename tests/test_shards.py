@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from tissuary.benchmarks.kill import contents, differences
 from tissuary.cli.main import main
 from tissuary.featurize import FeaturizeOptions, featurize, job_plan
-from tissuary.featurize import claim as claims
 from tissuary.featurize.backbones.encoder import Encoder
-from tissuary.featurize.claim import SlideBusyError, check_claim, claim
-from tissuary.featurize.cohort import load_cohort
 from tissuary.featurize.dry_run import dry_run
-from tissuary.featurize.shards import Shard, deal, dearest_first, image_bytes, parse_shard, shard_of
-from tissuary.featurize.synthetic.cohort import write_cohort
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.featurize.workers.shards import Shard, deal, dearest_first, image_bytes, parse_shard, shard_of
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, StoreError
+from tissuary.store.files import lock as claims
+from tissuary.store.files.lock import SlideBusyError, check_claim, claim
+from tissuary.synthetic.cohort import write_cohort
 from tissuary.tests.crowds import one_at_a_time
 
 OPTIONS = FeaturizeOptions(views=("20x",), threads=1, batch=16, readers=2)
@@ -207,7 +207,7 @@ def left_by(root, **changes):
 
 def test_a_dead_jobs_claim_is_taken_over_at_once_on_its_machine(tmp_path, caplog):
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom tissuary.featurize.claim import claim\n"
+        "import os, sys\nfrom pathlib import Path\nfrom tissuary.store.files.lock import claim\n"
         "with claim(Path(sys.argv[1]), 'C2'):\n    os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9

@@ -13,13 +13,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tissuary.featurize.cohort import Sample
-from tissuary.featurize.deposit import slide_record
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_openslide import OpenSlideSlide
+from tissuary.featurize.ingest import slide_record
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.slides.openslide_ import OpenSlideSlide
+from tissuary.featurize.sources.sample import Sample
 from tissuary.store.errors import ScaleError, SlideError
+from tissuary.store.files.slide import read_slide, write_slide
 from tissuary.store.scale import Scale
-from tissuary.store.slide_file import read_slide, write_slide
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (600, 800, 3), dtype=np.uint8)

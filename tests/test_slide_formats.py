@@ -10,8 +10,8 @@ import tifffile
 
 from tissuary.benchmarks.slide_formats import cases, examine
 from tissuary.benchmarks.slide_writers import Ngff, aperio, ome, picture, tiff
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_metadata import um_per_unit
+from tissuary.featurize.slides.metadata import um_per_unit
+from tissuary.featurize.slides.open import open_slide
 from tissuary.store.errors import SlideError
 
 CASES = list(cases())

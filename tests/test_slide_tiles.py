@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_openslide import OpenSlideSlide
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.slides.openslide_ import OpenSlideSlide
 from tissuary.store.errors import SlideError
 
 RNG = np.random.default_rng(0)

@@ -14,12 +14,12 @@ import zarr
 from typer.testing import CliRunner
 
 from tissuary.cli.main import app
-from tissuary.featurize.cohort import NO_IMAGE, load_cohort
-from tissuary.featurize.gaps import announce
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_dicom import read_dicom
-from tissuary.featurize.sources import detect
+from tissuary.featurize.slides.dicom import read_dicom
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.sources.gaps import announce
 from tissuary.featurize.sources.images import Listing, SlideImage
+from tissuary.featurize.sources.load import detect, load_cohort
+from tissuary.featurize.sources.sample import NO_IMAGE
 from tissuary.store.errors import CohortError, SlideError
 from tissuary.tests.source_files import h5ad, tiff, visium_hd
 

@@ -5,16 +5,17 @@ import logging
 import numpy as np
 import pytest
 
-from tissuary.featurize.cohort import Cohort, Sample, load_cohort
-from tissuary.featurize.gaps import announce, gap_table, gaps_of
 from tissuary.featurize.options import FeaturizeOptions
 from tissuary.featurize.pipeline import featurize
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_look import look_at
+from tissuary.featurize.slide_plan import look_at
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.sources.gaps import announce, gap_table, gaps_of
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.featurize.sources.sample import Cohort, Sample
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, ScaleError
-from tissuary.store.expression import read_expression
-from tissuary.store.schema import expression_path
+from tissuary.store.files.expression import read_expression
+from tissuary.store.files.schema import expression_path
 from tissuary.tests.foreign_files import run_command
 from tissuary.tests.source_files import ARRAY, BARCODES, CENTERS, COUNTS, GENES, h5ad, picture, tiff
 
@@ -174,9 +175,9 @@ class TestGaps:
         tiff(tmp_path / "in/S1.tif", mpp=None, pixels=picture(600, 500))
         where = ("featurize", tmp_path / "in", "--store", tmp_path / "store")
         code, _, err = run_command(*where, "--dry-run", "--mpp", 0.5, "--views", "20x", "--batch", 4)
-        logging.getLogger("tissuary.featurize.gaps").setLevel(logging.NOTSET)
+        logging.getLogger("tissuary.featurize.sources.gaps").setLevel(logging.NOTSET)
         assert code == 0, err
-        first, second = (one for one in caplog.records if one.name == "tissuary.featurize.gaps")
+        first, second = (one for one in caplog.records if one.name == "tissuary.featurize.sources.gaps")
         said = "1 slides, read as slides: the folder holds 1 image(s) and neither manifest nor ST-imgs"
         assert (first.levelname, first.getMessage()) == ("INFO", said)
         assert second.levelname == "WARNING"

@@ -4,17 +4,17 @@ import h5py
 import numpy as np
 import pytest
 
-from tissuary.featurize.cohort import load_cohort
 from tissuary.featurize.dry_run import dry_run
 from tissuary.featurize.options import FeaturizeOptions
-from tissuary.featurize.pipeline import build_encoders, featurize
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.sources import detect
-from tissuary.featurize.sources.spot_table import read_spots
+from tissuary.featurize.pipeline import featurize
+from tissuary.featurize.setup import build_encoders
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.sources.load import detect, load_cohort
+from tissuary.featurize.sources.spots import read_spots
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, FingerprintError, ScaleError, SlideError
-from tissuary.store.expression import read_expression
-from tissuary.store.schema import expression_path
+from tissuary.store.files.expression import read_expression
+from tissuary.store.files.schema import expression_path
 from tissuary.tests.source_files import (
     ARRAY,
     BARCODES,

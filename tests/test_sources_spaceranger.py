@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tissuary.featurize.cohort import load_cohort
 from tissuary.featurize.options import FeaturizeOptions
 from tissuary.featurize.pipeline import featurize
-from tissuary.featurize.sources import detect
+from tissuary.featurize.sources.load import detect, load_cohort
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, ScaleError
-from tissuary.store.expression import read_expression
-from tissuary.store.schema import expression_path
+from tissuary.store.files.expression import read_expression
+from tissuary.store.files.schema import expression_path
 from tissuary.tests.source_files import (
     ARRAY,
     BARCODES,

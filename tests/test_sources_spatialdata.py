@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import zarr
 
-from tissuary.featurize.cohort import load_cohort
-from tissuary.featurize.deposit import source_digest
+from tissuary.featurize.ingest import source_digest
 from tissuary.featurize.options import FeaturizeOptions
 from tissuary.featurize.pipeline import featurize
-from tissuary.featurize.slide import open_slide
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.sources.load import load_cohort
 from tissuary.store import Store
 from tissuary.store.errors import CohortError, MissingDependencyError, ScaleError, SlideError
-from tissuary.store.expression import read_expression
-from tissuary.store.schema import expression_path
+from tissuary.store.files.expression import read_expression
+from tissuary.store.files.schema import expression_path
 from tissuary.tests.source_files import ARRAY, BARCODES, CENTERS, COUNTS, GENES, picture
 
 WITHOUT = 'spatialdata is not installed (an optional library: pip install "spatialdata>=0.7")'

@@ -2,9 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuary.heads.evaluation.folds import Fold, check_fold
-from tissuary.heads.evaluation.protocols import get_protocol
-from tissuary.heads.evaluation.splits import inner_selection, outer_folds, patient_warnings
+from tissuary.heads.protocols.named import get_protocol
+from tissuary.heads.protocols.splits import Fold, check_fold, inner_selection, outer_folds, patient_warnings
 from tissuary.store.errors import ProtocolError
 
 STRICT, STRICT_SLIDE = get_protocol("strict"), get_protocol("strict-slide")

@@ -9,11 +9,12 @@ import pandas
 import pytest
 from scipy.sparse import csr_matrix
 
-from tissuary.featurize.cohort import Spots, load_cohort
 from tissuary.featurize.options import FeaturizeOptions
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_look import look_at
-from tissuary.featurize.spot_checks import checked_array, is_mirrored
+from tissuary.featurize.slide_plan import look_at
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.featurize.sources.sample import Spots
+from tissuary.featurize.sources.spot_checks import checked_array, is_mirrored
 from tissuary.store.errors import CohortError, ScaleError
 from tissuary.tests.source_files import hest_json, tenx_h5, tiff
 

@@ -8,10 +8,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tissuary.featurize.backbones.build import build_encoder
-from tissuary.featurize.backbones.histogram import label_counts, percentiles
 from tissuary.featurize.backbones.registry import get_record
-from tissuary.featurize.backbones.stains import STAIN_RGB, optical_density, stain_amounts
-from tissuary.featurize.backbones.texture import PATTERNS, band, coherence, gradients, local_patterns, pyramid
+from tissuary.featurize.backbones.stain_texture import (
+    PATTERNS,
+    STAIN_RGB,
+    band,
+    coherence,
+    gradients,
+    label_counts,
+    local_patterns,
+    optical_density,
+    percentiles,
+    pyramid,
+    stain_amounts,
+)
 
 
 @pytest.fixture(scope="module")

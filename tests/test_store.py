@@ -8,11 +8,11 @@ import pytest
 from tissuary.store import Store
 from tissuary.store.catalog import load_catalog
 from tissuary.store.errors import FingerprintError, StoreError
-from tissuary.store.expression import Expression, read_expression, write_expression
-from tissuary.store.feature_column import standardise
-from tissuary.store.feature_file import read_features
-from tissuary.store.patch_file import Patches, read_patches, write_patches
-from tissuary.store.schema import expression_path, features_path, patches_path
+from tissuary.store.files.column import standardise
+from tissuary.store.files.expression import Expression, read_expression, write_expression
+from tissuary.store.files.features import read_features
+from tissuary.store.files.patches import Patches, read_patches, write_patches
+from tissuary.store.files.schema import expression_path, features_path, patches_path
 
 KEY = "toy@20x"
 

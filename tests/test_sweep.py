@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tissuary.benchmarks.sweep import STORES, VIEWS, every_mode, sweep, write_store
-from tissuary.heads.evaluation.usable import usable_table
+from tissuary.heads.comparison.inputs import usable_table
+from tissuary.heads.networks.tokens import how_to_get
 from tissuary.heads.registry import HEADS
-from tissuary.heads.tokens import how_to_get
 from tissuary.store import Store
-from tissuary.store.schema import features_path
+from tissuary.store.files.schema import features_path
 
 BRIEF = "epochs=1,members=1"
 READERS = [f"{name}:{BRIEF}" for name in ("mmap", "m2ort", "m2ost")] + [f"mmap:paper,{BRIEF}"]

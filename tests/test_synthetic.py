@@ -13,19 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.featurize.synthetic import CohortSpec, write_cohort, write_spec
-from tissuary.featurize.synthetic.fields import MAP_UM, ring_means, smooth_field
-from tissuary.featurize.synthetic.pyramid import SYNTHETIC_SOFTWARE, is_synthetic, write_pyramid
-from tissuary.featurize.synthetic.tissue import (
-    LATENTS,
-    array_centers_um,
-    context,
-    grow_tissue,
-    local_morphology,
-    spots_on_tissue,
-)
+from tissuary.featurize.slides.metadata import is_synthetic
 from tissuary.store.errors import CohortError
-from tissuary.store.slide_file import SlideRecord, read_slide, write_slide
+from tissuary.store.files.slide import SYNTHETIC_SOFTWARE, SlideRecord, read_slide, write_slide
+from tissuary.synthetic import CohortSpec, write_cohort, write_spec
+from tissuary.synthetic.fields import MAP_UM, ring_means, smooth_field
+from tissuary.synthetic.pyramid import write_pyramid
+from tissuary.synthetic.tissue import LATENTS, array_centers_um, context, grow_tissue, local_morphology, spots_on_tissue
 
 SPEC = CohortSpec(patients=2, slides_per_patient=1, seed=3, spots_per_side=6, n_genes=80)
 SLIDES = ("P01-S1", "P02-S1")

@@ -7,9 +7,9 @@ from scipy.sparse import csr_matrix
 
 from tissuary.store import Store
 from tissuary.store.errors import StoreError
-from tissuary.store.expression import Expression, read_expression, write_expression
-from tissuary.store.feature_file import FeatureHeader, write_features
-from tissuary.store.schema import expression_path, features_path
+from tissuary.store.files.expression import Expression, read_expression, write_expression
+from tissuary.store.files.features import FeatureHeader, write_features
+from tissuary.store.files.schema import expression_path, features_path
 
 KEY = "toy@20x"
 KEYS = (KEY, "toy@10x")

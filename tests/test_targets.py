@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tissuary.heads.evaluation.targets import (
-    centre_by_slide,
-    cp10k_log1p,
-    depth,
-    median_depth,
-    slide_mean,
-    spot_weights,
-)
+from tissuary.heads.protocols.targets import centre_by_slide, cp10k_log1p, depth, median_depth, slide_mean, spot_weights
 from tissuary.store.errors import CohortError
 
 COUNTS = sparse.csr_matrix(np.array([[1, 0, 3], [0, 0, 0], [0, 5, 5]], dtype=np.float32))

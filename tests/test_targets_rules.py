@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from tissuary.heads.evaluation.counts import SpotCounts
-from tissuary.heads.evaluation.target_rules import TARGET_RULES, get_target_rule, seen_in_panel
+from tissuary.heads.protocols.counts import SpotCounts
+from tissuary.heads.protocols.targets import TARGET_RULES, get_target_rule, seen_in_panel
 from tissuary.store.errors import CohortError, ProtocolError
 
 PANEL = np.array([2, 0])

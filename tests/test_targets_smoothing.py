@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuary.heads.evaluation.smoothing import smooth_3x3
+from tissuary.heads.protocols.targets import smooth_3x3
 from tissuary.store.errors import ProtocolError, StoreError
 
 

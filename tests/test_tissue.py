@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from tissuary.featurize.cohort import load_cohort
-from tissuary.featurize.glass import glass_color, optical_density, unscanned_mask
 from tissuary.featurize.options import FeaturizeOptions
-from tissuary.featurize.pen import pen_mask
-from tissuary.featurize.slide import open_slide
-from tissuary.featurize.slide_look import look_at
-from tissuary.featurize.sources.spot_table import read_spots
-from tissuary.featurize.thumbnail import read_thumbnail
-from tissuary.featurize.tissue import tissue_mask, why_blank
+from tissuary.featurize.slide_plan import look_at
+from tissuary.featurize.slides.open import open_slide
+from tissuary.featurize.slides.thumbnail import read_thumbnail
+from tissuary.featurize.sources.load import load_cohort
+from tissuary.featurize.sources.spots import read_spots
+from tissuary.featurize.tissue.background import glass_color, optical_density, unscanned_mask
+from tissuary.featurize.tissue.pen import pen_mask
+from tissuary.featurize.tissue.tissue import tissue_mask, why_blank
 from tissuary.store.errors import CohortError
 from tissuary.tests.source_files import tiff
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuary.featurize.backbones.token_grid import pooled_grid
+from tissuary.featurize.backbones.encoder import pooled_grid
 from tissuary.store.errors import BackboneError
 
 

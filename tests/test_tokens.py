@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuary.heads.tokens import aligned_levels, chosen_levels, grid_levels, level_of, rows_of
-from tissuary.heads.tokens_onto import cells_onto
-from tissuary.heads.tokens_reduced import learn_components, reduced
+from tissuary.heads.networks.token_head import learn_components, reduced
+from tissuary.heads.networks.tokens import aligned_levels, cells_onto, chosen_levels, grid_levels, level_of, rows_of
 from tissuary.store.errors import HeadError
 from tissuary.tests.token_tables import FINE_GRIDS, GRIDS, TILES, with_tokens
 

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from tissuary.heads.engine.allocator import keep_freed_memory
-from tissuary.heads.engine.batch import Batch, stacked
-from tissuary.heads.engine.batches import epoch_of, make_batch
-from tissuary.heads.engine.dropout import SeededDropout, dropout_keys, key_at
+from tissuary.heads.engine.batch import Batch, epoch_of, make_batch, stacked
+from tissuary.heads.engine.device import keep_freed_memory
 from tissuary.heads.engine.head import member_seeds
-from tissuary.heads.engine.loss import regression_loss, slide_weights, weighted_pearson
-from tissuary.heads.engine.module import HeadModule
+from tissuary.heads.engine.network import HeadModule, SeededDropout, dropout_keys, key_at
 from tissuary.heads.engine.stacked import train_all
-from tissuary.heads.engine.training import Run, TrainingOptions, train
+from tissuary.heads.engine.training import (
+    NetworkRun,
+    TrainingOptions,
+    regression_loss,
+    slide_weights,
+    train,
+    weighted_pearson,
+)
 from tissuary.tests.engine_rows import Linear, assert_stacked_is_one_by_one, every, row_data
 from tissuary.tests.head_tables import made_up
 
@@ -88,7 +92,7 @@ def trained(*, seed, **options):
     data = row_data()
     module = torch.nn.Module()
     module = WithDropout(12, 6)
-    train(Run(module, data, every(data), TrainingOptions(epochs=3, batch=16, **options), seed))
+    train(NetworkRun(module, data, every(data), TrainingOptions(epochs=3, batch=16, **options), seed))
     return module.genes.weight.detach()
 
 
@@ -109,7 +113,7 @@ def test_training_repeats_with_its_seed_and_not_with_another():
 def test_the_loss_curve_falls_to_least_squares():
     table = made_up(noise=0.0, dim=5)
     data, module = row_data(table), Linear(5, 6)
-    curve = train(Run(module, data, every(data), TrainingOptions(epochs=60, lr=0.05, weight_decay=0.0), 0))
+    curve = train(NetworkRun(module, data, every(data), TrainingOptions(epochs=60, lr=0.05, weight_decay=0.0), 0))
     assert curve[-1] < 0.02 * curve[0]
     loading = np.linalg.lstsq(table.features(), table.targets, rcond=None)[0]
     np.testing.assert_allclose(module.genes.weight.detach().numpy(), loading.T, atol=0.1)
@@ -123,7 +127,7 @@ def test_rows_of_no_weight_teach_nothing():
     found = []
     for one in (spoilt, replace(table, weights=weights)):
         data, module = row_data(one), Linear(5, 6)
-        train(Run(module, data, every(data), TrainingOptions(epochs=5, weight_decay=0.0), 0))
+        train(NetworkRun(module, data, every(data), TrainingOptions(epochs=5, weight_decay=0.0), 0))
         found.append(module.genes.weight.detach())
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
@@ -148,9 +152,9 @@ def test_the_average_of_the_weights_is_what_is_kept():
 
     options = TrainingOptions(epochs=2, batch=1000, ema=0.999)
     module = Watched(12, 6)
-    train(Run(module, data, every(data), options, 0))
+    train(NetworkRun(module, data, every(data), options, 0))
     plain = Linear(12, 6)
-    train(Run(plain, data, every(data), replace(options, ema=None), 0))
+    train(NetworkRun(plain, data, every(data), replace(options, ema=None), 0))
     mean = followed[0]
     for step, weights in enumerate([*followed[1:], plain.genes.weight.detach()]):
         decay = (step + 1) / (step + 10)
@@ -167,14 +171,14 @@ def test_stacked_training_equals_one_by_one_with_other_rows_targets_seeds_and_ep
     def runs():
         options = TrainingOptions(epochs=3, batch=40, at_least=60, clip=0.2, ema=ema)
         plan = [(data, every(data), 3, 0), (data, half, 5, 1), (other, half[::2], 2, 2)]
-        return [Run(WithDropout(12, 6, seed), d, r, replace(options, epochs=e), seed) for d, r, e, seed in plan]
+        return [NetworkRun(WithDropout(12, 6, seed), d, r, replace(options, epochs=e), seed) for d, r, e, seed in plan]
 
     assert_stacked_is_one_by_one(runs)
 
 
 def test_what_is_frozen_stays_when_networks_are_stacked():
     data = row_data()
-    runs = [Run(WithDropout(12, 6, seed), data, every(data), TrainingOptions(epochs=2), seed) for seed in (0, 1)]
+    runs = [NetworkRun(WithDropout(12, 6, seed), data, every(data), TrainingOptions(epochs=2), seed) for seed in (0, 1)]
     before = [run.module.genes.bias.clone() for run in runs]
     for run in runs:
         run.module.genes.bias.requires_grad_(False)
@@ -230,7 +234,7 @@ def test_dropout_is_seeded_unbiased_and_different_by_layer_step_and_row():
 FAULTS = """
 import resource, sys
 import torch
-from tissuary.heads.engine.allocator import keep_freed_memory
+from tissuary.heads.engine.device import keep_freed_memory
 def steps(n):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(n):

@@ -10,17 +10,16 @@ from hypothesis import strategies as st
 
 from tissuary.heads import make_head
 from tissuary.heads.engine.batch import Around, Batch
-from tissuary.heads.engine.module import Shape
+from tissuary.heads.engine.network import NetworkShape
 from tissuary.heads.engine.predicting import blocks_of, predict_rows
 from tissuary.heads.engine.rows import RowData
 from tissuary.heads.engine.stacked import train_all
-from tissuary.heads.engine.training import Run, TrainingOptions
-from tissuary.heads.inner import within_slide_pearson
-from tissuary.heads.mmap_network import NeighbourAttention
-from tissuary.heads.triplex import window
-from tissuary.heads.triplex_layers import OverSlide, WindowBias
-from tissuary.heads.triplex_network import ResidualTriplex, TriplexWidths
-from tissuary.heads.triplex_paper import PublishedTriplex
+from tissuary.heads.engine.training import NetworkRun, TrainingOptions
+from tissuary.heads.networks.mmap.network import NeighbourAttention
+from tissuary.heads.networks.triplex.head import window
+from tissuary.heads.networks.triplex.network import OverSlide, ResidualTriplex, TriplexWidths, WindowBias
+from tissuary.heads.networks.triplex.paper import PublishedTriplex
+from tissuary.heads.protocols.inner import within_slide_pearson
 from tissuary.store.errors import HeadError
 from tissuary.tests.head_tables import made_up, unseen
 
@@ -28,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def shape(dim, genes):
-    return Shape(("made-up@20x",), ((dim,),), genes)
+    return NetworkShape(("made-up@20x",), ((dim,),), genes)
 
 
 def parameters(module):
@@ -244,7 +243,9 @@ def test_stacked_training_equals_one_by_one(name):
     found = []
     for together in (True, False):
         runs = [
-            Run(made(name), data, np.flatnonzero(table.slide != out), TrainingOptions(epochs=2, batch=16), seed=out)
+            NetworkRun(
+                made(name), data, np.flatnonzero(table.slide != out), TrainingOptions(epochs=2, batch=16), seed=out
+            )
             for out in range(2)
         ]
         losses = train_all(runs, together=together)

@@ -15,12 +15,12 @@ from tissuary.cli.main import main
 from tissuary.store import Store
 from tissuary.store.catalog_file import read_columns, write_columns
 from tissuary.store.errors import StoreError
-from tissuary.store.expression import Expression, read_expression, write_expression
-from tissuary.store.feature_file import read_features, write_features
-from tissuary.store.patch_file import Patches, read_patches, write_patches
-from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
-from tissuary.store.slide_file import read_slide, write_slide
-from tissuary.store.verify import examine_store, verify_store
+from tissuary.store.files.expression import Expression, read_expression, write_expression
+from tissuary.store.files.features import read_features, write_features
+from tissuary.store.files.patches import Patches, read_patches, write_patches
+from tissuary.store.files.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.files.slide import read_slide, write_slide
+from tissuary.store.verify.verify import examine_store, verify_store
 
 KEY = "toy@20x"
 

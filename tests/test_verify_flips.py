@@ -7,11 +7,11 @@ import pytest
 from tissuary.benchmarks.flips import add_other_layouts, cut_one, flip_one, flip_outside
 from tissuary.benchmarks.h5_bytes import rotten, spans_of
 from tissuary.store import Store
-from tissuary.store.checksums import content_crc32
-from tissuary.store.feature_file import FeatureHeader, read_features, write_features
-from tissuary.store.patch_file import Patches, write_patches
-from tissuary.store.schema import expression_path, features_path, patches_path, slide_path
-from tissuary.store.verify import verify_store
+from tissuary.store.files.checksums import content_crc32
+from tissuary.store.files.features import FeatureHeader, read_features, write_features
+from tissuary.store.files.patches import Patches, write_patches
+from tissuary.store.files.schema import expression_path, features_path, patches_path, slide_path
+from tissuary.store.verify.verify import verify_store
 
 KEY = "toy@20x"
 

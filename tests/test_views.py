@@ -2,7 +2,7 @@
 
 import pytest
 
-from tissuary.featurize.views import check_upsampling, resolve_view, upsampling
+from tissuary.featurize.patches.views import check_upsampling, resolve_view, upsampling
 from tissuary.store.errors import InvalidNameError, ScaleError
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tissuary.heads.evaluation.targets import centre_by_slide
-from tissuary.store.feature_column import FeatureColumn
+from tissuary.heads.protocols.targets import centre_by_slide
+from tissuary.store.files.column import FeatureColumn
 from tissuary.tests.head_tables import made_up, without_truth
 
 GRIDS = {"toy@20x.grid7x7": 49, "toy@10x.grid7x7": 49, "toy@5x.grid7x7": 49}
@@ -49,14 +49,14 @@ def unseen_tokens(patients="WXYZ", *, seed=7, **options):
 
 def slide_scores(prediction, table):
     """Pearson within each slide, mean over genes, (n_slides,)."""
-    from tissuary.heads.inner import within_slide_pearson
+    from tissuary.heads.protocols.inner import within_slide_pearson
 
     return within_slide_pearson(prediction.astype(np.float64), table.targets, table.slide).mean(axis=1)
 
 
 def shape_of(keys, dim, genes):
-    """A `Shape` of token keys of one dimension."""
-    from tissuary.heads.engine.module import Shape
+    """A `NetworkShape` of token keys of one dimension."""
+    from tissuary.heads.engine.network import NetworkShape
 
     rows = tuple((cells, dim) if cells else (dim,) for cells in keys.values())
-    return Shape(tuple(keys), rows, genes)
+    return NetworkShape(tuple(keys), rows, genes)

@@ -10,19 +10,15 @@ import torch
 from torch import nn
 
 from ...store.errors import BackboneError
-from .architecture import build_architecture, cannot_be_built, left_out_names
-from .encoder import Embedding, Encoder
-from .failures import FAILURES, said
+from .architectures import FAILURES, build_architecture, cannot_be_built, left_out_names, said
+from .encoder import Embedding, Encoder, Pooled
 from .fingerprint import tensors_digest
 from .golden import verify_golden
-from .haematoxylin import Haematoxylin
 from .hub import check_within_reach, hub_weights
-from .placing import chosen_precision, place
-from .pooling import Pooled
+from .placement import chosen_precision, place
 from .record import RANDOM_SUFFIX, BackboneRecord
-from .stain_texture import StainTexture
-from .tensor_names import named_as_built
-from .weights import load_strictly, read_tensors, without_counters
+from .stain_texture import Haematoxylin, StainTexture
+from .weights import load_strictly, named_as_built, read_tensors, without_counters
 
 __all__ = ["Encoder", "build_encoder"]
 

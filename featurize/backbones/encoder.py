@@ -4,17 +4,151 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ...store.errors import BackboneError
 from .fingerprint import fingerprint_of
-from .placing import DTYPES
+from .placement import DTYPES
 from .record import BackboneRecord
-from .token_grid import pooled_grid
+
+BY_NETWORK = ("model", "projected")
+"""Poolings that are the network's own head."""
+
+BY_TOKENS = ("cls", "cls+mean")
+
+
+class Pooled(nn.Module):
+    """A network whose embedding is pooled as its record says.
+
+    Parameters
+    ----------
+    network
+        With `forward_features` (tokens or a feature map) and `forward_head` (these to a vector), as timm's models.
+    record
+        Gives the pooling and the number of tokens before the patch tokens.
+    """
+
+    def __init__(self, network: nn.Module, record: BackboneRecord) -> None:
+        super().__init__()
+        self.network = network
+        self.record = record
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed normalised images (b, 3, s, s): (b, dim)."""
+        return self._vector(self._features(x))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Patch tokens, or the cells of the last feature map, of normalised images: (b, t, d), row by row."""
+        return self._cells(self._features(x))
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (b, dim) and patch tokens (b, t, d) of normalised images, from one pass of the network."""
+        found = self._features(x)
+        return self._vector(found), self._cells(found)
+
+    def _features(self, x: Tensor) -> Tensor:
+        network: Any = self.network
+        if self.record.architecture_options.get("features_only"):
+            last: Tensor = network(x)[-1]  # one map for each stage asked for
+            return last
+        found: Tensor = network.forward_features(x)
+        return found
+
+    def _vector(self, found: Tensor) -> Tensor:
+        pooling = self.record.pooling
+        if pooling in BY_NETWORK:
+            network: Any = self.network
+            head = getattr(network, "forward_head", None)  # a cut that ends in a feature map has none
+            return self._of_rank(found if head is None else head(found), 2, "one vector a patch")
+        if pooling == "global average":
+            return self._cells(found).mean(dim=1)  # (b, t, d) -> (b, d)
+        if pooling not in BY_TOKENS:
+            msg = (
+                f"pooling {pooling!r} of backbone {self.record.key} is its makers' own and not built here; choose one "
+                f"of {', '.join(map(repr, (*BY_TOKENS, 'global average', *BY_NETWORK)))}"
+            )
+            raise BackboneError(msg)
+        tokens = self._of_rank(found, 3, "tokens")
+        if not self.record.prefix_tokens:
+            msg = (
+                f"pooling {pooling!r} of backbone {self.record.key}: its record has no prefix_tokens, so no class token"
+            )
+            raise BackboneError(msg)
+        cls = tokens[:, 0]
+        if pooling == "cls":
+            return cls
+        return torch.cat([cls, tokens[:, self.record.prefix_tokens :].mean(dim=1)], dim=-1)  # (b, 2 d)
+
+    def _cells(self, found: Tensor) -> Tensor:
+        if found.ndim == 4:
+            channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+            return found.flatten(1, 2) if channels_last else found.flatten(2).transpose(1, 2)
+        return self._of_rank(found, 3, "tokens or a feature map")[:, self.record.prefix_tokens :]
+
+    def _of_rank(self, found: Tensor, rank: int, wanted: str) -> Tensor:
+        if found.ndim != rank:
+            msg = (
+                f"pooling {self.record.pooling!r} of backbone {self.record.key} needs {wanted}, "
+                f"its network gives {tuple(found.shape)}; choose another pooling in the record"
+            )
+            raise BackboneError(msg)
+        return found
+
+
+def pooled_grid(tokens: Tensor, *, grid: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """Average the tokens of a grid over the cells of a coarser one.
+
+    Tokens are taken as a map that is constant over each token's square. A cell of the result is the integral of that
+    map over the cell, divided by the cell's area: 14 x 14 -> 7 x 7 is the mean of 2 x 2 tokens, and in 16 x 16 -> 7 x 7
+    a token on a border counts in both cells by the share that lies in each. So every token has the same total weight,
+    the mean over all cells is that of all tokens, and equal tokens stay as they are. (The bins of
+    `adaptive_avg_pool2d` overlap by whole tokens: those at borders count twice, and the mean is not kept.)
+
+    Parameters
+    ----------
+    tokens
+        (b, rows * columns, d), row by row.
+    grid
+        Rows and columns of the tokens.
+    to
+        Rows and columns wanted.
+
+    Returns
+    -------
+    Tensor
+        (b, rows * columns, d) of the wanted grid, in the tokens' dtype; sums are taken in float64.
+
+    Raises
+    ------
+    BackboneError
+        If there are not as many tokens as `grid` says, or `to` is finer than `grid`.
+    """
+    (height, width), (rows, columns) = grid, to
+    if tokens.ndim != 3 or tokens.shape[1] != height * width:
+        msg = f"tokens {tuple(tokens.shape)}: a grid of {height} x {width} wants (b, {height * width}, d)"
+        raise BackboneError(msg)
+    if not (1 <= rows <= height and 1 <= columns <= width):
+        msg = f"a grid of {rows} x {columns} from {height} x {width} tokens: ask for at most {height} x {width}"
+        raise BackboneError(msg)
+    if grid == to:
+        return tokens
+    cells = tokens.double().view(len(tokens), height, width, -1)
+    cells = torch.einsum("ri,bijd->brjd", _overlaps(height, rows, cells.device), cells)
+    cells = torch.einsum("cj,brjd->brcd", _overlaps(width, columns, cells.device), cells)
+    return (cells / (height * width)).flatten(1, 2).to(tokens.dtype)  # (b, r, c, d) -> (b, r * c, d)
+
+
+def _overlaps(size: int, cells: int, device: torch.device) -> Tensor:
+    """Lengths shared by `cells` equal cells and `size` equal tokens of one axis, whole numbers: (cells, size).
+
+    The axis is `size * cells` long, so that borders of both fall on whole numbers; each row sums to `size`.
+    """
+    cell, token = torch.arange(cells, device=device)[:, None] * size, torch.arange(size, device=device) * cells
+    return (torch.minimum(cell + size, token + cells) - torch.maximum(cell, token)).clamp(min=0).double()
 
 
 class Embedding(Protocol):

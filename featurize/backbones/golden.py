@@ -6,6 +6,7 @@ Strict loading cannot give that proof: an epsilon or a padding rule has no tenso
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ import numpy as np
 
 from ...store.arrays import Floats, Pixels
 from ...store.errors import BackboneError
-from .checks import is_count, is_number
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,3 +156,13 @@ def verify_golden(key: str, golden: Golden, *, encode: Callable[[Tensor], Tensor
             "that belong to it."
         )
         raise BackboneError(msg)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -9,12 +9,17 @@ others the commit that was loaded is recorded. Models without public weights (At
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ...store.choices import instead
 from ...store.errors import BackboneError
-from . import models_controls, models_dino, models_remote, models_timm, models_transformers
-from .record import BackboneRecord, load_record
+from .models import controls as models_controls
+from .models import dino as models_dino
+from .models import remote as models_remote
+from .models import timm_ as models_timm
+from .models import transformers_ as models_transformers
+from .record import BackboneRecord
 
 BACKBONES: dict[str, BackboneRecord] = {
     record.key: record
@@ -50,3 +55,34 @@ def get_record(key_or_path: str | Path) -> BackboneRecord:
     meant = instead(name, list(BACKBONES)) if not poolings else f"did you mean {' or '.join(poolings)}?"
     msg = f"backbone {name!r} is not known by name and is no .json record file: {meant}"
     raise BackboneError(msg)
+
+
+def load_record(path: Path) -> BackboneRecord:
+    """Read a record file; its `weights` are looked for beside it.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such file, it is no record, or it takes the name of an embedded encoder.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"backbone record {path} cannot be read: {error}"
+        raise BackboneError(msg) from error
+    record = BackboneRecord.from_json(text, source=str(path))
+    _check_reserved(record, path)
+    if record.weights is None:
+        return record
+    return replace(record, weights=str(path.parent / record.weights))
+
+
+def _check_reserved(record: BackboneRecord, path: Path) -> None:
+    """Stores and controls know the embedded encoders by name: a file may repeat them, never stand in for them."""
+    known = BACKBONES.get(record.key)
+    if known is not None and known.loader == "embedded" and record != known:
+        msg = (
+            f"backbone record {path} has the key {record.key!r}, which is reserved for the embedded encoder, and is "
+            f"not its record: write another `key` into the file, or use --backbone {record.key} without a file"
+        )
+        raise BackboneError(msg)

@@ -6,17 +6,39 @@ several files (MIRAX, Hamamatsu VMS, DICOM, OME-Zarr) is one image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ...store.errors import CohortError
-from ..cohort import NO_IMAGE, LeftOut, Refused
-from ..slide import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS
-from ..slide_dicom import SUFFIXES, dicom_slides, read_dicom
-from ..slide_zarr import is_image_group, is_zarr
-from .access import reading
+from ...store.errors import CohortError, TissuaryError
+from ..slides.dicom import SUFFIXES, dicom_slides, read_dicom
+from ..slides.slide import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS
+from ..slides.zarr_ import is_image_group, is_zarr
+from .sample import NO_IMAGE, LeftOut, Refused, Sample, unknown_patient
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Run what looks at or reads `path`; an `OSError` becomes a `CohortError`.
+
+    Even asking whether a file exists raises where its name is too long or a folder above it may not be entered.
+
+    Raises
+    ------
+    CohortError
+        Naming what could not be read, and why.
+    """
+    try:
+        yield
+    except TissuaryError:
+        raise
+    except OSError as error:
+        where = error.filename or path  # of a folder, the file in it that was the cause
+        msg = f"{where} cannot be read ({error.strerror or error}): correct the path, or the permission to read it"
+        raise CohortError(msg) from error
+
 
 SCANNER_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide")
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff")
@@ -257,3 +279,29 @@ def _parts_of(vms: Path) -> set[str]:
     except OSError:
         return set()
     return {line.partition("=")[2].strip() for line in lines if "=" in line}
+
+
+def slide_samples(source: Path) -> tuple[Sample | Refused | LeftOut, ...]:
+    """Every image directly in a folder, by name, or the one image given; and what else the folder holds.
+
+    The slide id is the file name without its ending, of a DICOM slide that of its folder. Patients are unknown. Images
+    that differ in their ending alone are refused: which of them is meant is not guessed.
+
+    Raises
+    ------
+    CohortError
+        If the folder holds no image.
+    """
+    listing = list_images(source)
+    if not listing.images:
+        msg = (
+            f"{source} holds no image directly in it ({', '.join(sorted(IMAGE_SUFFIXES))}, DICOM, OME-Zarr): give the "
+            f"folder that does{listing.not_read()}"
+        )
+        raise CohortError(msg)
+    slides = {one.slide_id: listing.unclear(one.slide_id) or _sample(one) for one in listing.images}
+    return (*slides.values(), *listing.left_out)
+
+
+def _sample(image: SlideImage) -> Sample:
+    return Sample(image.slide_id, unknown_patient(image.slide_id), image.path)

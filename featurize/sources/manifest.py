@@ -8,14 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from ...store.errors import CohortError
-from ...store.patients import cell_text, patient_name
-from ..cohort import Measured, Sample, unknown_patient
-from .count_matrix import SEPARATORS, read_count_table, separator_of
+from ...store.naming import cell_text, patient_name
 from .h5ad import read_h5ad, read_h5ad_counts
-from .joining import join
-from .spaceranger import Run, run_pitch_um, spaceranger_runs
-from .spaceranger_run import read_run
-from .spot_table import read_spots
+from .sample import MeasuredSpots, Sample, unknown_patient
+from .spaceranger import SpaceRangerRun, read_run, run_pitch_um, spaceranger_runs
+from .spots import SEPARATORS, join, read_count_table, read_spots, separator_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +97,7 @@ def _sample(row: Row, manifest: Path, *, where: str) -> Sample:
     )
 
 
-def _run(row: Row, manifest: Path, where: str) -> Run | None:
+def _run(row: Row, manifest: Path, where: str) -> SpaceRangerRun | None:
     """The output of Space Ranger that the counts of a row are, if they are a folder."""
     folder = manifest.parent / row.get("counts", "")
     if not row.get("counts") or not folder.is_dir():
@@ -129,7 +126,7 @@ def _positive(row: Row, name: str, where: str) -> float | None:
     return value
 
 
-def _measured_reader(row: Row, manifest: Path, where: str) -> partial[Measured] | None:
+def _measured_reader(row: Row, manifest: Path, where: str) -> partial[MeasuredSpots] | None:
     counts, spots = row.get("counts"), row.get("spots")
     if not counts:
         if spots:
@@ -149,6 +146,6 @@ def _measured_reader(row: Row, manifest: Path, where: str) -> partial[Measured] 
     return partial(_read_joined, row["slide_id"], counts_path, manifest.parent / spots)
 
 
-def _read_joined(slide_id: str, counts: Path, spots: Path) -> Measured:
+def _read_joined(slide_id: str, counts: Path, spots: Path) -> MeasuredSpots:
     read = read_h5ad_counts if counts.suffix.lower() == ".h5ad" else read_count_table
     return join(slide_id, read_spots(spots), read(counts))

@@ -19,12 +19,11 @@ import numpy as np
 
 from ...store.arrays import Floats
 from ...store.errors import CohortError, MissingDependencyError
-from ...store.foreign import is_lazyslide
-from ...store.patients import patient_name
-from ..cohort import Measured, Refused, Sample, Spots, unknown_patient
-from .access import reading
-from .anndata_slides import PATIENT, distinct, one_patient
-from .h5ad import array_of, damaged, labels_of, matrix_of, on_tissue
+from ...store.files.schema import is_lazyslide
+from ...store.naming import patient_name
+from .h5ad import PATIENT, array_of, damaged, distinct, labels_of, matrix_of, on_tissue, one_patient
+from .images import reading
+from .sample import MeasuredSpots, Refused, Sample, Spots, unknown_patient
 
 DECLARED_IN = "SpatialData"
 
@@ -35,7 +34,7 @@ _BIN = re.compile(r"square_0*(\d+)um")
 
 
 @dataclass(frozen=True)
-class Slide:
+class SpatialDataSlide:
     """One image of a SpatialData, and the part of a table whose shapes lie on it.
 
     Attributes
@@ -117,20 +116,20 @@ def _read(folder: Path) -> Any:
         raise CohortError(msg) from error
 
 
-def _slides(folder: Path, name: str, data: Any) -> list[Slide]:
+def _slides(folder: Path, name: str, data: Any) -> list[SpatialDataSlide]:
     """What can be featurized."""
     table = _table_name(folder, list(data.tables))
     regions = [] if table is None else _regions(folder, data.tables[table])
     if not regions:
         image, system = _image(folder, data, None)
-        return [Slide(name, image, None, None, system)]
+        return [SpatialDataSlide(name, image, None, None, system)]
     found = []
     for region in regions:
         if region not in data.shapes:
             msg = f"{folder}: table {table} annotates {region!r}, which is no element of shapes: annotate shapes"
             raise CohortError(msg)
         image, system = _image(folder, data, data.shapes[region])
-        found.append(Slide(name if len(regions) == 1 else f"{name}.{region}", image, table, region, system))
+        found.append(SpatialDataSlide(name if len(regions) == 1 else f"{name}.{region}", image, table, region, system))
     return found
 
 
@@ -186,7 +185,7 @@ def _affine(element: Any, system: str) -> Floats:
     return matrix
 
 
-def _sample(folder: Path, data: Any, slide: Slide) -> Sample | Refused:
+def _sample(folder: Path, data: Any, slide: SpatialDataSlide) -> Sample | Refused:
     image = data.images[slide.image]
     micron = next((name for name in sorted(_systems(image)) if name.lower() in MICRONS), None)
     mpp = None if micron is None else math.sqrt(abs(np.linalg.det(_affine(image, micron)[:2, :2])))
@@ -205,7 +204,7 @@ def _sample(folder: Path, data: Any, slide: Slide) -> Sample | Refused:
     )
 
 
-def _rows(table: Any, slide: Slide) -> Any:
+def _rows(table: Any, slide: SpatialDataSlide) -> Any:
     """The rows of a table that annotate the region of a slide."""
     key = table.uns["spatialdata_attrs"]["region_key"]
     return table[(table.obs[key].astype(str) == slide.region).to_numpy()]
@@ -217,7 +216,7 @@ def _patient(rows: Any, folder: Path) -> str | None:
     return one_patient(named, folder)
 
 
-def _read_measured(folder: Path, slide: Slide) -> Measured:
+def _read_measured(folder: Path, slide: SpatialDataSlide) -> MeasuredSpots:
     """Centres of the shapes in pixels of the image, and the counts of the table."""
     data = _read(folder)
     rows = on_tissue(_rows(data.tables[slide.table], slide).copy(), folder)
@@ -239,4 +238,4 @@ def _read_measured(folder: Path, slide: Slide) -> Measured:
     matrix = matrix_of(rows, folder)
     center = np.ascontiguousarray(center, dtype=np.float64)
     spots = Spots(matrix.barcode, center, array_of(rows, folder), labels=labels_of(rows))
-    return Measured(spots, matrix.counts, matrix.genes)
+    return MeasuredSpots(spots, matrix.counts, matrix.genes)

@@ -13,13 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from ...store.errors import CohortError
-from ...store.patients import patient_name
-from ..cohort import Measured, Refused, Sample, unknown_patient
-from .access import reading
-from .count_matrix import read_count_table
-from .images import image_files
-from .joining import join
-from .spot_table import read_spots
+from ...store.naming import patient_name
+from .images import image_files, reading
+from .sample import MeasuredSpots, Refused, Sample, unknown_patient
+from .spots import join, read_count_table, read_spots
 
 
 def st_root(source: Path) -> Path | None:
@@ -67,7 +64,7 @@ def _only_image(section: Path) -> Path:
     return images[0]
 
 
-def _read(root: Path, section: str) -> Measured:
+def _read(root: Path, section: str) -> MeasuredSpots:
     folder = root / "ST-cnts"
     plain = folder / f"{section}.tsv"
     with reading(plain):

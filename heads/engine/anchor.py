@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from ...store.arrays import Floats, Ints, Strings
 from ...store.errors import HeadError
 from ...store.table import Table
-from ..closed_form import RidgePath
 from ..contract import training_arrays
-from ..evaluation.metrics import mean_of_defined
-from ..evaluation.splits import inner_selection
-from ..inner import within_slide_pearson
-from ..ridge import choose_alpha
-from ..ridge_design import RidgeDesign
+from ..linear.closed_form import RidgePath
+from ..linear.ridge import RidgeDesign, choose_alpha
+from ..protocols.inner import within_slide_pearson
+from ..protocols.scores.scores import mean_of_defined
+from ..protocols.splits import inner_selection
 
 ANCHORS = (None, "ridge")
 GATES = (0.0, 0.5, 1.0)

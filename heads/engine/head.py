@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -12,20 +12,93 @@ from numpy.typing import NDArray
 
 from ...store.arrays import Floats, Ints
 from ...store.errors import HeadError
-from ...store.feature_column import FeatureColumn
+from ...store.files.column import FeatureColumn
 from ...store.table import Table
 from ..contract import training_arrays, with_views
-from ..principal import gene_spread
-from .anchor import FIXED_GATE, check_anchor, choose_gates
+from ..linear.principal import gene_spread
+from .anchor import FIXED_GATE, Anchor, check_anchor, choose_gates, fit_anchor
 from .device import device_of
-from .learner import InnerFold, Learner, as_unseen
-from .module import HeadModule, Shape, start_at_zero
-from .neighbourhoods import NeighbourRule, apart, groups_of, in_tissue, kinds_of, look_alikes
+from .neighbours import NeighbourRule, apart, groups_of, in_tissue, kinds_of, look_alikes
+from .network import HeadModule, NetworkShape, start_at_zero
 from .predicting import predict_rows
 from .rows import RowData
 from .selection import EPOCHS, choose_epochs
 from .stacked import train_all
-from .training import Run, TrainingOptions
+from .training import NetworkRun, TrainingOptions
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What all trainings on one table share.
+
+    Attributes
+    ----------
+    y
+        (n, g) targets.
+    x
+        (n, d) all views side by side, for anchor and look-alikes; (n, 0) where neither is wanted.
+    base
+        Rows and neighbours in tissue, without targets.
+    inner_base
+        (n, g) what the anchors of inner folds predict for the rows that these hold out.
+    """
+
+    head: NeuralHead
+    table: Table
+    y: NDArray[np.float32]
+    x: NDArray[np.float32]
+    base: RowData
+    shape: NetworkShape
+    inner_base: Floats
+
+    @classmethod
+    def of(cls, head: NeuralHead, table: Table, *, rows: RowData) -> FitContext:
+        """Gather what a head needs of its training table, beside its rows."""
+        y, _ = training_arrays(table)
+        wanted = kinds_of(head.neighbours)
+        columns = head.columns(table)
+        shape = NetworkShape(tuple(c.key for c in columns), tuple(c.row_shape for c in columns), y.shape[1])
+        x = table.features() if head.anchor is not None or wanted[1] else np.empty((len(table), 0), dtype=np.float32)
+        return cls(head, table, y, x, rows, shape, np.zeros(y.shape))
+
+    def view(self, rows: Ints) -> tuple[RowData, Anchor | None]:
+        """What a training on some rows sees: their look-alikes among themselves, and what their anchor leaves."""
+        data, anchor, y = self.base, None, self.y
+        if kinds_of(self.head.neighbours)[1]:
+            found = look_alikes(self.table, self.head.rule, train=rows, vectors=self.x, seed=self.head.seed)
+            data = replace(data, feature=found)
+        if self.head.anchor is not None:
+            anchor = fit_anchor(self.table, self.x, rows)
+            y = y.copy()
+            y[rows] -= anchor.held_out
+        # A look-alike shows its targets, not what its anchor leaves: that anchor was fitted on the query's targets.
+        return data.with_targets(y / self.head.spread_, shown=self.y / self.head.spread_), anchor
+
+
+@dataclass(frozen=True)
+class InnerFold:
+    """A head trained on a part of its training rows.
+
+    Attributes
+    ----------
+    rows, held
+        Learnt from, and held out.
+    data
+        As the training saw it.
+    modules
+        One for every number of epochs that was tried.
+    """
+
+    rows: Ints
+    held: Ints
+    data: RowData
+    modules: tuple[HeadModule, ...]
+
+
+def as_unseen(data: RowData) -> RowData:
+    """Rows as at prediction: their own targets out of sight, those of look-alikes in training rows still shown."""
+    return replace(data, y=None, shown=None, reference=None if data.feature is None else data)
+
 
 RINGS = NeighbourRule()
 TRAINING = TrainingOptions()
@@ -96,7 +169,7 @@ class NeuralHead:
 
     # --- what a head overrides
 
-    def build(self, shape: Shape) -> HeadModule:
+    def build(self, shape: NetworkShape) -> HeadModule:
         """Make the network; torch's generator is seeded before."""
         raise NotImplementedError
 
@@ -128,7 +201,7 @@ class NeuralHead:
         self._check_numbers()
         y, weights = training_arrays(table)
         self.spread_ = gene_spread(y, weights) if self.training.unit_spread else np.ones(y.shape[1], dtype=np.float32)
-        learner = Learner.of(self, table, rows=self._rows(table))
+        learner = FitContext.of(self, table, rows=self._rows(table))
         self.shape_, self.views_ = learner.shape, self._views(table, learner)
         choice = choose_epochs(
             table,
@@ -191,7 +264,7 @@ class NeuralHead:
             msg = f"members={self.members}, epochs={self.epochs}: one member at least, and no fewer epochs than none"
             raise HeadError(msg)
 
-    def _views(self, table: Table, learner: Learner) -> tuple[str, ...]:
+    def _views(self, table: Table, learner: FitContext) -> tuple[str, ...]:
         """Views that prediction reads: those of the network, and all where an anchor or look-alikes read them."""
         return tuple(key for key in table.columns if learner.x.shape[1] or key in learner.shape.keys)
 
@@ -206,16 +279,18 @@ class NeuralHead:
             data = replace(data, space=space, donor=donor)
         return replace(data, expression=self.expression)
 
-    def _run(self, learner: Learner, data: RowData, rows: Ints, *, epochs: int, seed: int) -> Run:
+    def _run(self, learner: FitContext, data: RowData, rows: Ints, *, epochs: int, seed: int) -> NetworkRun:
         torch.manual_seed(seed)
         module = self.build(learner.shape)
         if self.anchor is not None:
             start_at_zero(module)
         module.to(data.features.device)
         self.prepare(module, data, rows, seed=seed)
-        return Run(module, data, rows, replace(self.training, epochs=epochs), seed)
+        return NetworkRun(module, data, rows, replace(self.training, epochs=epochs), seed)
 
-    def _inner(self, learner: Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]) -> list[list[Floats]]:
+    def _inner(
+        self, learner: FitContext, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]
+    ) -> list[list[Floats]]:
         """Predictions of every fold's held-out rows by every candidate, anchor included."""
         trained = self.train_inside(learner, folds, tried)
         bases = [0.0 if self.anchor is None else learner.inner_base[fold.held] for fold in trained]
@@ -228,7 +303,7 @@ class NeuralHead:
         return np.asarray(predict_rows([module], as_unseen(fold.data), rows=fold.held) * self.spread_)
 
     def train_inside(
-        self, learner: Learner, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]
+        self, learner: FitContext, folds: Sequence[tuple[Ints, Ints]], tried: Sequence[int]
     ) -> list[InnerFold]:
         """Train the first member on every inner fold for every number of epochs, all of them together."""
         seed = member_seeds(self.seed, 1)[0]
@@ -245,7 +320,7 @@ class NeuralHead:
             for (rows, held), (data, _), fold in zip(folds, views, runs, strict=True)
         ]
 
-    def _set_gate(self, learner: Learner, held: Ints | None, prediction: Floats | None) -> None:
+    def _set_gate(self, learner: FitContext, held: Ints | None, prediction: Floats | None) -> None:
         if held is None or prediction is None:
             self.gate_ = np.full(learner.y.shape[1], FIXED_GATE)
         else:

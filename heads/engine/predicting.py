@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from ...store.arrays import Ints
-from .batches import make_batch
-from .module import HeadModule
-from .precision import half_precision
+from .batch import make_batch
+from .network import HeadModule
 from .rows import RowData
+from .training import half_precision
 
 BLOCK = 2048
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...store.arrays import Floats, Ints
-from ...store.feature_column import FeatureColumn
-from ...store.memory_limit import memory_limit
-from ...store.neighbours import Neighbourhood
+from ...store.files.column import FeatureColumn
+from ...store.limits import memory_limit
+from ...store.spatial.neighbourhood import Neighbourhood
 from ...store.table import Table
 
 RESIDENT_SHARE = 0.4
@@ -19,7 +19,7 @@ RESIDENT_SHARE = 0.4
 
 
 @dataclass(frozen=True)
-class FeatureRows:
+class RowFeatures:
     """Features of n rows, per key.
 
     Attributes
@@ -41,7 +41,7 @@ class FeatureRows:
     device: torch.device
 
     @classmethod
-    def of(cls, table: Table, columns: tuple[FeatureColumn, ...], device: torch.device) -> FeatureRows:
+    def of(cls, table: Table, columns: tuple[FeatureColumn, ...], device: torch.device) -> RowFeatures:
         """Rows of a table, moved to the device where they fit."""
         size = sum(4 * len(table) * int(np.prod(column.row_shape)) for column in columns)
         resident = None
@@ -92,7 +92,7 @@ class RowData:
         (n,) row whose neighbours in tissue a row has, where they were shuffled; itself where None.
     """
 
-    features: FeatureRows
+    features: RowFeatures
     slide: Ints
     place_um: Floats
     weight: Tensor
@@ -112,7 +112,7 @@ class RowData:
         """Rows of a prepared table, without targets and neighbours."""
         weights = np.ones(len(table), dtype=np.float32) if table.weights is None else table.weights
         return cls(
-            features=FeatureRows.of(table, columns, device),
+            features=RowFeatures.of(table, columns, device),
             slide=table.slide.astype(np.int64),
             place_um=table.center_um,
             weight=torch.from_numpy(weights).to(device),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...store.arrays import Floats, Ints
 from ...store.table import Table
-from ..inner import inner_folds, mean_within_slide
+from ..protocols.inner import inner_folds, mean_within_slide
 
 EPOCHS = (5, 10, 20)
 FIXED_EPOCHS = 10

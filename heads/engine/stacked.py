@@ -11,10 +11,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_map
 
 from .batch import Batch, stacked
-from .dropout import dropout_keys, key_at
-from .module import HeadModule
-from .precision import half_precision
-from .training import Run, loss_of, train
+from .network import HeadModule, dropout_keys, key_at
+from .training import NetworkRun, half_precision, loss_of, train
 
 Parameters = dict[str, Tensor]
 
@@ -30,7 +28,7 @@ class _Loss(torch.nn.Module):
         return loss_of(self.module, batch, pearson_weight=self.pearson_weight)
 
 
-def train_all(runs: Sequence[Run], *, together: bool | None = None) -> list[tuple[float, ...]]:
+def train_all(runs: Sequence[NetworkRun], *, together: bool | None = None) -> list[tuple[float, ...]]:
     """Train networks that share their architecture; they may differ in rows, targets, seed and epochs.
 
     Parameters
@@ -50,7 +48,7 @@ def train_all(runs: Sequence[Run], *, together: bool | None = None) -> list[tupl
     return _train_stacked(runs) if together and len(runs) > 1 else [train(run) for run in runs]
 
 
-def _train_stacked(runs: Sequence[Run]) -> list[tuple[float, ...]]:
+def _train_stacked(runs: Sequence[NetworkRun]) -> list[tuple[float, ...]]:
     options = runs[0].options
     wrapped = [_Loss(run.module, options.pearson_weight) for run in runs]
     parameters, buffers = stack_module_state(wrapped)
@@ -128,7 +126,7 @@ def _over_runs(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1)).expand_as(like)
 
 
-def _hand_back(runs: Sequence[Run], parameters: Parameters) -> None:
+def _hand_back(runs: Sequence[NetworkRun], parameters: Parameters) -> None:
     with torch.no_grad():
         for i, run in enumerate(runs):
             for name, p in run.module.named_parameters():

@@ -4,20 +4,84 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ...store.arrays import Ints
-from .batch import Batch
-from .batches import epoch_of, make_batch, steps_in_epoch
-from .dropout import dropout_keys, key_at
-from .loss import regression_loss
-from .module import HeadModule
-from .precision import half_precision, widened
+from .batch import Batch, epoch_of, make_batch, steps_in_epoch
+from .network import HeadModule, dropout_keys, key_at
 from .rows import RowData
+
+HALF = (torch.bfloat16, torch.float16)
+
+P = ParamSpec("P")
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 for the matrix products where a GPU has it; elsewhere everything stays float32."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
+
+
+def in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Have a loss computed outside autocast, halves among its arguments widened to float32."""
+
+    @wraps(loss)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        given, named = tree_map(widened, (args, kwargs))
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return loss(*given, **named)
+
+    return outside
+
+
+def widened(value: Any) -> Any:
+    """Halves as float32, and all else as it is."""
+    return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
+
+
+EPSILON = 1e-6
+
+
+@in_full_precision
+def regression_loss(prediction: Tensor, batch: Batch, *, pearson_weight: float) -> Tensor:
+    """Loss of the rows of a step, slide by slide; each slide counts by its share.
+
+    Parameters
+    ----------
+    prediction
+        (b, g); `batch.y` are targets, centred per slide and of unit spread per gene where the head wants it so.
+    pearson_weight
+        Weight of the correlation term; 0 leaves plain weighted least squares.
+    """
+    assert batch.y is not None
+    w = slide_weights(batch)  # (s, b)
+    loss = w @ ((prediction - batch.y) ** 2).mean(1)  # (s,)
+    if pearson_weight > 0:
+        loss = loss + pearson_weight * (1.0 - weighted_pearson(prediction, batch.y, w, batch.member).mean(1))
+    return (batch.share * loss).sum()
+
+
+def slide_weights(batch: Batch) -> Tensor:
+    """Weights (s, b) of the rows of each slide, which sum to one."""
+    w = batch.member * batch.weight
+    return w / w.sum(1, keepdim=True).clamp_min(EPSILON)
+
+
+def weighted_pearson(prediction: Tensor, target: Tensor, w: Tensor, member: Tensor) -> Tensor:
+    """Pearson per slide and column (s, g) under weights (s, b) that sum to one on each slide.
+
+    The small constant keeps the gradient finite where a prediction starts out constant.
+    """
+    p = prediction - member.T @ (w @ prediction)  # (b, g), each row less the mean of its slide
+    t = target - member.T @ (w @ target)
+    return (w @ (p * t)) / torch.sqrt((w @ p**2 + EPSILON) * (w @ t**2 + EPSILON))
 
 
 @dataclass(frozen=True)
@@ -67,7 +131,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class Run:
+class NetworkRun:
     """One network to train.
 
     Attributes
@@ -105,7 +169,7 @@ class Run:
         return o.epochs * steps_in_epoch(self.data.slide, self.rows, batch=o.batch, at_least=o.at_least)
 
 
-def train(run: Run) -> tuple[float, ...]:
+def train(run: NetworkRun) -> tuple[float, ...]:
     """Train a network alone.
 
     Returns

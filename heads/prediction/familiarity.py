@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ...store.arrays import Floats, Ints
 from ...store.errors import FingerprintError, HeadError
-from ...store.feature_column import FeatureColumn, standardise
-from ...store.nearest import FlatIndex, Groups, flat_index, search_exact
+from ...store.files.column import FeatureColumn, standardise
+from ...store.search.exact import flat_index, search_exact
+from ...store.search.flat import FlatIndex, Groups
 from ...store.table import Table
 
 MOST_ROWS = 20_000

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ...store.atomic import check_writable, sweep_partials
 from ...store.choices import as_names, instead, no_slide
 from ...store.errors import HeadError, StoreError, TissuaryError
-from ...store.lock import slide_lock
+from ...store.files.atomic import check_writable, sweep_partials
+from ...store.files.lock import slide_lock
 from ...store.option_types import check_types
 from ...store.store import Store
 from .blocks import BLOCK_ROWS
-from .map_picture import check_scale, map_mark, write_familiarity_map, write_gene_map
-from .marks import read_mark
+from .maps import check_scale, map_mark, write_familiarity_map, write_gene_map
 from .qupath import qupath_frame, qupath_mark, write_qupath
-from .run import Run, load_run
-from .slide_map import SlideMap, read_measured, read_slide_map
-from .slide_prediction import plan_slide, predict_slide
+from .run import TrainedRun, load_run
+from .slide import plan_slide, predict_slide
+from .slide_map import SlideMap, read_mark, read_measured, read_slide_map
 from .training_overlap import TrainingOverlap
 
 log = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ class PredictReport:
 
 
 def predict(
-    run: Run | Path | str,
+    run: TrainedRun | Path | str,
     store: Store | Path | str,
     out: Path | str,
     *,
@@ -146,7 +145,7 @@ def predict(
     options, out = options or PredictOptions(), Path(out)
     check_scale(options.scale)
     opened = store if isinstance(store, Store) else Store(store)
-    loaded = run if isinstance(run, Run) else load_run(Path(run), device=options.device)
+    loaded = run if isinstance(run, TrainedRun) else load_run(Path(run), device=options.device)
     genes = _genes(loaded, options.genes)
     patches = opened.patch_set(options.patches)
     check_writable(out)
@@ -162,7 +161,7 @@ def predict(
     return PredictReport(str(out), loaded.id, patches, genes, tuple(done), tuple(failed))
 
 
-def _genes(run: Run, wanted: tuple[str, ...]) -> tuple[str, ...]:
+def _genes(run: TrainedRun, wanted: tuple[str, ...]) -> tuple[str, ...]:
     missing = [gene for gene in wanted if gene not in run.saved.panel]
     if missing:
         have = instead(missing[0], run.saved.panel)
@@ -171,7 +170,7 @@ def _genes(run: Run, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted)) or run.shown_genes(SHOWN_GENES)
 
 
-def _slides(run: Run, store: Store, wanted: tuple[str, ...], *, patches: str) -> tuple[str, ...]:
+def _slides(run: TrainedRun, store: Store, wanted: tuple[str, ...], *, patches: str) -> tuple[str, ...]:
     keys = (*run.familiarity.keys, *run.saved.keys("token"), *run.saved.keys("control"))
     able = store.slides_with(keys, patches=patches)
     found = tuple(dict.fromkeys(wanted)) or able
@@ -191,7 +190,7 @@ def _slides(run: Run, store: Store, wanted: tuple[str, ...], *, patches: str) ->
 
 
 def _one(
-    run: Run,
+    run: TrainedRun,
     store: Store,
     slide_id: str,
     out: Path,

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...store.atomic import atomic_path
-from .marks import Mark, mark_of
-from .prediction_file import PredictionFacts
-from .slide_map import SlideMap
+from ...store.files.atomic import atomic_path
+from .file import PredictionFacts
+from .slide_map import Mark, SlideMap, mark_of
 
 OBJECTS = {"square": "tile", "circle": "detection"}
 """Shape of a row, and what QuPath calls such an object."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.atomic import atomic_path
 from ...store.errors import DamagedFileError
-from ..engine.saved_head import SavedHead, load_head
-from ..engine.saving_files import WORDS
+from ...store.files.atomic import atomic_path
+from ..saving.save import WORDS
+from ..saving.saved import SavedHead, load_head
 from .blocks import context_of
 from .familiarity import Familiarity
 
@@ -23,7 +23,7 @@ REFERENCE_TYPE, REFERENCE_VERSION = "tissuary-reference", "1"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """A run that was loaded.
 
     Attributes
@@ -70,7 +70,7 @@ def write_reference(folder: Path, familiarity: Familiarity, gene_spread: NDArray
         partial.write_bytes(content)
 
 
-def load_run(folder: Path, *, head_class: type | None = None, device: str | None = None) -> Run:
+def load_run(folder: Path, *, head_class: type | None = None, device: str | None = None) -> TrainedRun:
     """Load a run; nothing in its files is executed.
 
     Parameters
@@ -93,7 +93,7 @@ def load_run(folder: Path, *, head_class: type | None = None, device: str | None
     if words.get("head_sha256") != found:
         msg = f"{folder}: {REFERENCE} is of another head than head.json (training was cut off?): train the head again"
         raise DamagedFileError(msg)
-    return Run(saved, Familiarity.of(words, arrays), arrays["gene_spread"], found)
+    return TrainedRun(saved, Familiarity.of(words, arrays), arrays["gene_spread"], found)
 
 
 def run_id(folder: Path) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +17,15 @@ from numpy.typing import NDArray
 
 from ...store.arrays import Bools, Floats, Ints
 from ...store.errors import HeadError, StoreError
-from ...store.expression import Expression, read_expression
+from ...store.files.atomic import disk_errors
+from ...store.files.expression import Expression, read_expression
+from ...store.files.patches import Patches
+from ...store.files.schema import DAMAGE, expression_path
 from ...store.naming import SPOTS
-from ...store.patch_file import Patches
-from ...store.schema import DAMAGE, expression_path
 from ...store.store import Store
-from ..evaluation.counts import SpotCounts
-from ..evaluation.smoothing import smooth_3x3
-from ..evaluation.target_rules import get_target_rule, seen_in_panel
-from .prediction_file import STEP, PredictionFacts
-from .shapes import Shape, shape_of
+from ..protocols.counts import SpotCounts
+from ..protocols.targets import get_target_rule, seen_in_panel, smooth_3x3
+from .file import STEP, PredictionFacts, SpotShape, shape_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class SlideMap:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredGenes:
     """What was measured of a slide, on the scale that its prediction has.
 
     Attributes
@@ -74,7 +77,7 @@ class Measured:
     """
 
     center_um: Floats
-    shape: Shape
+    shape: SpotShape
     values: dict[str, NDArray[np.float32]]
     lacking: dict[str, str]
 
@@ -121,7 +124,7 @@ def read_slide_map(
     )
 
 
-def read_measured(store: Store, facts: PredictionFacts, genes: Sequence[str]) -> Measured:
+def read_measured(store: Store, facts: PredictionFacts, genes: Sequence[str]) -> MeasuredGenes:
     """Measured values of some genes of the run, transformed as its training targets were.
 
     Totals over the panel are taken over all genes of the run: a slide that lacks one of these has no such totals.
@@ -145,7 +148,7 @@ def read_measured(store: Store, facts: PredictionFacts, genes: Sequence[str]) ->
     panel, shown, lacking = _positions(counts, facts, genes)
     values = _target(counts, spots, facts, panel) if shown else np.empty((len(spots), 0))
     picked = values[:, [int(np.flatnonzero(panel == position)[0]) for position in shown.values()]]
-    return Measured(center_um, shape, dict(zip(shown, picked.astype(np.float32).T, strict=True)), lacking)
+    return MeasuredGenes(center_um, shape, dict(zip(shown, picked.astype(np.float32).T, strict=True)), lacking)
 
 
 def _positions(
@@ -175,3 +178,81 @@ def _target(counts: Expression, spots: Patches, facts: PredictionFacts, panel: I
         values = smooth_3x3(values, spots.array, slide)
     seen = seen_in_panel(found, panel) if rule.leaves_out_unseen else depth > 0
     return np.asarray(np.where(seen[:, None], values, np.nan))
+
+
+log = logging.getLogger(__name__)
+
+RUN, PREDICTION, SHOWN = "tissuary-run", "tissuary-prediction", "tissuary-shown"
+"""Names of the entries: id of the run, digest of all that the prediction depends on, and of how it is shown."""
+
+STYLE = 2
+"""Raised where pictures or GeoJSON of the same prediction change, so that older ones are written anew."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_BYTES = 4096
+"""A mark lies in the first line of a GeoJSON, and in chunks no longer than this."""
+
+Mark = dict[str, str]
+
+
+def mark_of(slide: SlideMap, *shown: str) -> Mark:
+    """What is written into all that shows a prediction.
+
+    Parameters
+    ----------
+    shown
+        All that a picture or GeoJSON says beside the prediction itself.
+    """
+    digests = (hashlib.sha256(words.encode()).hexdigest() for words in (slide.identity, json.dumps([STYLE, *shown])))
+    return dict(zip((RUN, PREDICTION, SHOWN), (slide.facts.run["id"], *digests), strict=True))
+
+
+def read_mark(path: Path) -> Mark:
+    """The mark of a `.png` or `.geojson`; empty where there is no file, or none of tissuary's."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(PNG)) == PNG:
+                return _of_chunks(file.read(MOST_BYTES))
+            file.seek(0)
+            line = file.readline(MOST_BYTES).decode(errors="replace")
+    except OSError:
+        return {}
+    try:
+        words = json.loads(line.rstrip() + "]}")  # as write_qupath begins it: the features open on its end
+    except ValueError:
+        return {}
+    words = words if isinstance(words, dict) else {}
+    return {name: str(words[name]) for name in (RUN, PREDICTION, SHOWN) if name in words}
+
+
+def remove_shown(folder: Path, slide_id: str) -> None:
+    """Remove what was drawn of an earlier prediction of a slide.
+
+    Files without a mark stay: a picture of the slide, or annotations that somebody drew, may have such a name too.
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be written.
+    """
+    # Without a dot in what stands for the gene: A.left.FN1.png is of the slide A.left, not of A.
+    ours = re.compile(re.escape(slide_id) + r"(\.[A-Za-z0-9_+-]+\.png|\.geojson)")
+    with disk_errors(folder):
+        for path in sorted(folder.iterdir()):
+            if ours.fullmatch(path.name) and read_mark(path):
+                log.info("removing %s, which shows an earlier prediction", path)
+                path.unlink()
+
+
+def _of_chunks(content: bytes) -> Mark:
+    """Marks among the first chunks of a PNG: length, kind, content, checksum (PNG specification, 5.3, 11.3.3.2)."""
+    found, start = {}, 0
+    while start + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        if kind == b"IDAT":
+            break
+        name, _, text = content[start + 8 : start + 8 + length].partition(b"\0")
+        if kind == b"tEXt" and name.decode("latin-1") in (RUN, PREDICTION, SHOWN):
+            found[name.decode("latin-1")] = text.decode("latin-1")
+        start += length + 12
+    return found

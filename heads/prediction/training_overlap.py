@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...store.index_record import SHA256
-from ...store.patients import look_alike_patients, patient_name
-from ...store.slide_file import SlideRecord
+from ...store.files.slide import SlideRecord
+from ...store.naming import look_alike_patients, patient_name
+from ...store.search.record import SHA256
 
 Overlap = Literal["slide", "image", "name", "patient", "unknown patient", "none", "not recorded"]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Floats, Ints, Pixels, Strings
+from ..errors import StoreError
+from .hdf import text
 
 
 @dataclass(frozen=True)
-class Found:
+class FileToImport:
     """One file to import.
 
     Attributes
@@ -31,7 +34,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalSlide:
     """Patches of one slide as another tool wrote them, its conventions named and not yet converted.
 
     Attributes
@@ -113,7 +116,7 @@ class Foreign:
 
 
 @dataclass(frozen=True)
-class SlideLook:
+class SlideMetadata:
     """What the image of a slide says, where it is at hand.
 
     Attributes
@@ -135,7 +138,7 @@ class SlideLook:
     bounds_px: tuple[int, int, int, int] | None = None
 
 
-Look = Callable[[str], SlideLook | None]
+Look = Callable[[str], SlideMetadata | None]
 """Looks at the image of a slide id; None where there is none. Reading pixels is not this room's work."""
 
 
@@ -177,7 +180,7 @@ class Declared:
         return self.mpp_of.get(slide_id, self.mpp)
 
 
-def as_stored(foreign: Foreign) -> Foreign:
+def as_stored(foreign: ExternalSlide) -> ExternalSlide:
     """The same with features of a type that a store holds: float16 and float32 stay, wider ones become float32.
 
     Whether that rounded anything is said in the notes.
@@ -200,3 +203,70 @@ def plain_number(value: float) -> float | int:
 def digits(value: float) -> str:
     """Four significant digits without exponent, as names of views hold them: `127.7`, `0.499`, `128`."""
     return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+
+MARK = "tissuary"
+"""Attribute, JSON, in which an export keeps what the other tool's format has no place for."""
+
+
+@dataclass(frozen=True)
+class RoundTripTags:
+    """What tissuary leaves in a file that it exports: scale, and the names that a store held it under.
+
+    Attributes
+    ----------
+    slide_mpp
+        um per level-0 pixel.
+    fov_um, mpp
+        The patch: side, and um per pixel of its own.
+    encoder
+        As the feature key has it.
+    dtype
+        Of the features in the store.
+    """
+
+    slide_mpp: float
+    fov_um: float
+    mpp: float
+    encoder: str
+    view: str
+    patches: str
+    dtype: str
+
+    def text(self) -> str:
+        """As the attribute `MARK` holds it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def _mark(said: dict[str, Any]) -> RoundTripTags:
+    """A mark whose values have the types that an export gives them."""
+    mark = RoundTripTags(**said)
+    for name, kind in RoundTripTags.__annotations__.items():
+        value = getattr(mark, name)
+        if not isinstance(value, str if kind == "str" else (int, float)) or isinstance(value, bool):
+            msg = f"{name} is {value!r}"
+            raise TypeError(msg)
+    return mark
+
+
+def mark_in(attributes: Any) -> RoundTripTags | None:
+    """What tissuary left in a file that it exported; None in files of others.
+
+    Raises
+    ------
+    StoreError
+        If it is there and says nothing sensible.
+    """
+    value = text(attributes, MARK)
+    if value is None:
+        return None
+    try:
+        mark = _mark(json.loads(value))
+    except (ValueError, TypeError, RecursionError) as error:
+        msg = f"attribute {MARK!r} is not what an export writes ({error}): export it again"
+        raise StoreError(msg) from error
+    lengths = [mark.slide_mpp, mark.fov_um, mark.mpp]
+    if not all(0 < length < np.inf for length in lengths):
+        msg = f"attribute {MARK!r} has lengths {lengths}; wanted positive ones: export it again"
+        raise StoreError(msg)
+    return mark

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..atomic import sweep_partials
 from ..errors import FingerprintError, StoreError, TissuaryError, plain_text
-from ..foreign import TOOLS, tool_of, tool_output
+from ..files.atomic import sweep_partials
+from ..files.same_encoder import KeyFingerprints
+from ..files.schema import TOOLS, tool_of, tool_output
 from ..naming import check_name
-from ..one_encoder import KeyFingerprints
-from .deposit import Imported, deposit
-from .foreign import Declared, Foreign, Found, Look
+from .foreign import Declared, ExternalSlide, FileToImport, Look
 from .hdf import open_foreign
+from .ingest import Imported, deposit
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class Importer:
     """
 
     tool: str
-    find: Callable[[Path, Path | None], tuple[Found, ...]]
-    read: Callable[[Found], Foreign]
+    find: Callable[[Path, Path | None], tuple[FileToImport, ...]]
+    read: Callable[[FileToImport], ExternalSlide]
     leaves: Callable[[Path], tuple[tuple[str, str], ...]] = lambda _: ()
 
 
@@ -125,7 +125,7 @@ def import_files(
     return ImportReport(str(root), importer.tool, tuple(done), tuple(skipped), tuple(failed))
 
 
-def _files_of(path: Path, importer: Importer, *, coords: Path | None) -> tuple[Found, ...]:
+def _files_of(path: Path, importer: Importer, *, coords: Path | None) -> tuple[FileToImport, ...]:
     if not path.exists():
         msg = f"{path} does not exist: check the path"
         raise StoreError(msg)
@@ -165,7 +165,7 @@ def _check_tool(path: Path, importer: Importer) -> None:
     raise StoreError(msg)
 
 
-def _check_one_encoder(foreign: Foreign, folders: set[str], *, declared: Declared) -> None:
+def _check_one_encoder(foreign: ExternalSlide, folders: set[str], *, declared: Declared) -> None:
     """Refuse to give the one declared encoder to files of a second folder, where folders stand for encoders."""
     if foreign.features is None or foreign.encoder is not None or foreign.hint is None:
         return

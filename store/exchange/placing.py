@@ -6,11 +6,11 @@ import numpy as np
 
 from ..arrays import Floats, Ints, Strings
 from ..errors import StoreError
+from ..files.patches import Patches
 from ..naming import SPOTS
-from ..patch_file import Patches
-from .foreign import Foreign
-from .lattice import array_of_lattice
-from .outgoing import place_names
+from .exporting import place_names
+from .foreign import ExternalSlide
+from .hdf import array_of_lattice
 
 
 def box_of(patches: Patches, side_px: float) -> tuple[int, int]:
@@ -19,7 +19,7 @@ def box_of(patches: Patches, side_px: float) -> tuple[int, int]:
     return max(1, right), max(1, low)
 
 
-def patches_of(foreign: Foreign, mpp: float, side_px: float) -> Patches:
+def patches_of(foreign: ExternalSlide, mpp: float, side_px: float) -> Patches:
     """Centres from corners; names from the corners where the file has none, rows and columns where they are regular."""
     assert foreign.top_left is not None, "a file without coordinates takes the store's spots"
     corners = foreign.top_left / mpp if foreign.unit == "um" else foreign.top_left
@@ -35,7 +35,7 @@ def patches_of(foreign: Foreign, mpp: float, side_px: float) -> Patches:
     return Patches(centers, barcode, array)
 
 
-def _check_columns(foreign: Foreign, centers: Floats, barcode: Strings, array: Ints | None) -> None:
+def _check_columns(foreign: ExternalSlide, centers: Floats, barcode: Strings, array: Ints | None) -> None:
     """Refuse what a patch file cannot hold, before the slide's own file is written."""
     n = len(foreign)
     shapes = {"centres": (centers.shape, (n, 2)), "barcodes": (barcode.shape, (n,))}
@@ -51,7 +51,7 @@ def _check_columns(foreign: Foreign, centers: Floats, barcode: Strings, array: I
         raise StoreError(msg)
 
 
-def stored_spots(foreign: Foreign, stored: Patches | None) -> Patches:
+def stored_spots(foreign: ExternalSlide, stored: Patches | None) -> Patches:
     """The store's spots for a file without coordinates, in the file's order where it names its rows.
 
     Raises
@@ -80,7 +80,7 @@ def stored_spots(foreign: Foreign, stored: Patches | None) -> Patches:
     return Patches(stored.center_px[rows], foreign.barcode)
 
 
-def order_in(foreign: Foreign, mine: Patches, stored: Patches, *, patch_set: str) -> Ints | None:
+def order_in(foreign: ExternalSlide, mine: Patches, stored: Patches, *, patch_set: str) -> Ints | None:
     """Rows of `mine` in the order of `stored`; None where that is their own order.
 
     Raises

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ..errors import StoreError
-from ..foreign import way_without_importer
-from .clam import find_clam, read_clam
+from ..files.schema import way_without_importer
 from .exporting import Exporter
-from .h5ad import write_h5ad
-from .hest import find_hest, read_hest
+from .formats.clam import find_clam, read_clam
+from .formats.h5ad import write_h5ad
+from .formats.hest import find_hest, read_hest
+from .formats.spatialdata_ import check_spatialdata, write_spatialdata
+from .formats.stamp import find_stamp, read_stamp, write_stamp
+from .formats.trident import find_trident, read_trident, slide_vectors, write_trident
+from .formats.triplex import find_triplex, read_triplex
 from .importing import Importer
-from .spatialdata_ import check_spatialdata, write_spatialdata
-from .stamp import find_stamp, read_stamp, write_stamp
-from .trident import find_trident, read_trident, slide_vectors, write_trident
-from .triplex import find_triplex, read_triplex
 
 IMPORTERS: dict[str, Importer] = {
     "trident": Importer("TRIDENT", lambda path, _: find_trident(path), read_trident, slide_vectors),

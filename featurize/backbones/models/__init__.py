@@ -1,0 +1,1 @@
+"""Records of the field's models, one file a loader."""

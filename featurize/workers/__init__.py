@@ -1,0 +1,1 @@
+"""Several devices or machines at one cohort."""

@@ -1,0 +1,1 @@
+"""Heads without a network of the field, and the controls."""

@@ -1,0 +1,1 @@
+"""Heads compared under a protocol: plan, folds, results."""

@@ -1,1 +1,0 @@
-"""Protocols, metrics, comparison and the report."""

@@ -1,0 +1,1 @@
+"""MMAP: neighbours, look-alikes, prototypes."""

@@ -1,0 +1,1 @@
+"""NH2ST: neighbour attention, and the network as published."""

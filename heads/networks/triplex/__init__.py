@@ -1,0 +1,1 @@
+"""TRIPLEX: spot, neighbours and slide, fused."""

@@ -1,0 +1,1 @@
+"""The ground of every comparison: protocols, splits, targets."""

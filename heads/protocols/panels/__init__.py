@@ -1,0 +1,1 @@
+"""Which genes are predicted: rules, published lists, variable genes."""

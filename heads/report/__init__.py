@@ -1,0 +1,1 @@
+"""A comparison as a page and as a table in the terminal."""

@@ -1,0 +1,1 @@
+"""A trained head to disk and back, bit for bit."""

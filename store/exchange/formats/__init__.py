@@ -1,0 +1,1 @@
+"""One tool a file: how its features are found, read and written."""

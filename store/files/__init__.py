@@ -1,0 +1,1 @@
+"""One file a kind: what lies in a store, written atomically and read without a copy."""

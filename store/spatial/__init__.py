@@ -1,0 +1,1 @@
+"""Neighbours in tissue: nearest, rings, windows, nested grids."""

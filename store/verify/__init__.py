@@ -1,0 +1,1 @@
+"""Every byte of a store is read again and compared."""
