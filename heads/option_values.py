@@ -47,7 +47,8 @@ def check_values(head: str, cls: type, options: Mapping[str, object], *, modes: 
         hint, words = hints.get(name), tuple(choices.get(name, ()))
         wanted = _wanted_word(value, hint, words) if words else _wanted_number(name, value, hint)
         if wanted:
-            msg = f"head {head!r} has no {name} {value!r}: {wanted}"
+            lacks = f"has no {name} {value!r}" if words else f"does not take {name}={value!r}"
+            msg = f"head {head!r} {lacks}: {wanted}"
             raise HeadError(msg)
 
 
@@ -56,7 +57,7 @@ def _wanted_word(value: object, hint: Any, words: tuple[str, ...]) -> str:
     none = NoneType in get_args(hint)
     if str(value) in words or (value is None and none):
         return ""
-    near, every = nearest(str(value), words), ", ".join([*words, *["none"] * none])
+    near, every = nearest(str(value), words), ", ".join([*words, *["None"] * none])
     return f"did you mean {near[0]}? Choose {every}" if near else f"choose {every}"
 
 

@@ -256,12 +256,20 @@ def test_pooled_scores_have_patients_where_each_fold_is_one(make_store):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("False", False), ("true", True), ("None", None), ("3", 3), ("0.5", 0.5), ("space", "space")]
+    ("option", "text", "value"),
+    [
+        ("shuffled", "False", False),
+        ("shuffled", "true", True),
+        ("anchor", "None", None),
+        ("members", "3", 3),
+        ("dropout", "0.5", 0.5),
+        ("neighbours", "space", "space"),
+    ],
 )
-def test_options_on_the_command_line_are_values_and_not_words(text, value):
-    head = HeadSpec("mmap", f"shuffled={text}").make(7)
-    assert head.shuffled == value
-    assert type(head.shuffled) is type(value)
+def test_options_on_the_command_line_are_values_and_not_words(option, text, value):
+    head = HeadSpec("mmap", f"{option}={text}").make(7)
+    assert getattr(head, option) == value
+    assert type(getattr(head, option)) is type(value)
     assert head.seed == 7
 
 

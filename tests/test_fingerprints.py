@@ -142,4 +142,4 @@ def test_a_job_does_not_go_on_from_rows_of_another_encoder_or_patch_set(store, t
     caplog.set_level(logging.WARNING)
     with open_job(path, replace(header, **changes), shape=(6, 3), **how) as job:
         assert job.blocks_done == 0
-    assert f"what a former job left of it cannot be used: {said}" in caplog.text
+    assert f"what an earlier job left of it cannot be used: {said}" in caplog.text

@@ -239,5 +239,5 @@ def test_the_hest_probe_knows_no_weights_and_names_what_it_cannot_reduce():
     np.testing.assert_array_equal(one, other)
     with pytest.raises(HeadError, match="came to 363 training spots of 20 features: it needs as many of both"):
         make_head("ridge", mode="hest", pca=256).fit(table)
-    with pytest.raises(HeadError, match="ridge has no mode 'paper': choose default or hest"):
+    with pytest.raises(HeadError, match="head 'ridge' has no mode 'paper': choose default, hest"):
         make_head("ridge", mode="paper").fit(table)

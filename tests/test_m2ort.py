@@ -177,9 +177,9 @@ def test_what_is_missing_or_unknown_is_named():
     ):
         make_head("m2ort").fit(made_up("AB"))
     for option, message in (
-        ({"mode": "code"}, "mode='code': choose default, paper"),
-        ({"size": "huge"}, "size='huge': choose nano, tiny, small, base, large"),
-        ({"attention": "none"}, "attention='none': choose code, intra"),
+        ({"mode": "code"}, "has no mode 'code': choose default, paper"),
+        ({"size": "huge"}, "has no size 'huge': choose nano, tiny, small, base, large"),
+        ({"attention": "none"}, "has no attention 'none': choose code, intra, None"),
     ):
         with pytest.raises(HeadError, match=message):
             make_head("m2ort", **option)

@@ -185,5 +185,5 @@ def test_what_is_missing_or_unknown_is_named():
         HeadError, match=r"m2ost mixes tokens of two levels.*have none.*--backbone made-up --tokens 7x7`"
     ):
         make_head("m2ost").fit(made_up("AB"))
-    with pytest.raises(HeadError, match="mode='fixed': choose default, paper, code"):
+    with pytest.raises(HeadError, match="has no mode 'fixed': choose default, paper, code"):
         make_head("m2ost", mode="fixed")

@@ -246,9 +246,9 @@ def test_token_grids_stand_in_for_the_wider_views():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mode": "papre"}, "mode='papre': choose default, paper"),
-        ({"mode": "paper", "bank": "none"}, "bank='none': choose prototypes, slide-mean"),
-        ({"mode": "paper", "stacking": "none"}, "stacking='none': choose cross-fitted, in-sample"),
+        ({"mode": "papre"}, "head 'mmap' has no mode 'papre': did you mean paper"),
+        ({"mode": "paper", "bank": "none"}, "has no bank 'none': choose prototypes, slide-mean"),
+        ({"mode": "paper", "stacking": "none"}, "has no stacking 'none': choose cross-fitted, in-sample"),
         ({"mode": "paper", "neighbours": "space"}, "without neighbours and anchor"),
         ({"mode": "paper", "anchor": "ridge"}, "without neighbours and anchor"),
         ({"bank": "slide-mean"}, "options of mode='paper'"),

@@ -288,7 +288,7 @@ def test_shuffled_neighbours_and_an_anchor_change_the_prediction():
 
 def test_options_that_do_not_go_together_are_named():
     table = made_up("AB", each=1)
-    with pytest.raises(HeadError, match="triplex has no mode 'papers': choose default or paper"):
+    with pytest.raises(HeadError, match="head 'triplex' has no mode 'papers': did you mean paper"):
         make_head("triplex", mode="papers").fit(table)
     with pytest.raises(HeadError, match="neighbours='both' is for mode default"):
         make_head("triplex", mode="paper", neighbours="both").fit(table)
