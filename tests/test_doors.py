@@ -171,7 +171,7 @@ def test_heads_take_options_as_commands_write_them():
         ("nh2st:neighbours", "no mode 'neighbours': choose default, context, paper"),
         ("nh2st:neighbours=bth", "no neighbours 'bth': did you mean both. Choose off, space, feature, both"),
         ("egn:neighbours=space", "no neighbours 'space': choose feature, off"),
-        ("mmap:anchor=rigde", "no anchor 'rigde': did you mean ridge. Choose ridge, none"),
+        ("mmap:anchor=rigde", "no anchor 'rigde': did you mean ridge. Choose ridge, None"),
         ("mmap:bank=slides", "no bank 'slides': choose prototypes, slide-mean"),
         ("cmrc:tokens=gird", "no tokens 'gird': did you mean grid"),
         ("m2ort:levels=7", "no levels 7: choose all, 0, 1, 2"),
