@@ -25,6 +25,14 @@ from tissuary.store.verify.verify import examine_store
 HOME = Path(tissuary.__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_arrives():
+    """What starts the tests in the background may have switched Ctrl-C off, for this process too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run a command line in this process; returns exit code, stdout and stderr."""
