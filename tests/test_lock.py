@@ -84,8 +84,8 @@ def test_a_job_begins_while_another_asks_whether_the_slide_is_locked(tmp_path, m
     with (tmp_path / ".locks" / "C2.lock").open("r+") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
         monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
-        with slide_lock(tmp_path, "C2"):
-            pass
+        with slide_lock(tmp_path, "C2"), pytest.raises(BlockingIOError):
+            fcntl.flock(asking, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def test_an_error_inside_lets_the_lock_go(tmp_path):
