@@ -17,9 +17,6 @@ from ...store.arrays import Floats, Pixels
 from ...store.errors import BackboneError
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from torch import Tensor
 
 RAMP = "R = x*255//223, G = y*255//223, B = ((x+y)*7) % 256"

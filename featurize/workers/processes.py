@@ -54,7 +54,7 @@ def posts_of(post: WorkerConfig) -> dict[str, WorkerConfig]:
 
 
 class DevicePool:
-    """Worker processes of this machine; a `Crew`.
+    """Worker processes of this machine; a `WorkerPool`.
 
     They are spawned, not forked, which CUDA demands: a script that calls `featurize` with several devices needs the
     usual `if __name__ == "__main__":`.

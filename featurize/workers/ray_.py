@@ -167,7 +167,7 @@ class RayWorker:
 
 
 class RayCrew:
-    """Actors of a cluster; a `Crew`. Nodes that join later get workers too.
+    """Actors of a cluster; a `WorkerPool`. Nodes that join later get workers too.
 
     Parameters
     ----------

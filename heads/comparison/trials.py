@@ -1,4 +1,4 @@
-"""One cell of a comparison: a head on a fold."""
+"""One trial of a comparison, a head on a fold: trained and predicted, or taken from those that are kept."""
 
 from __future__ import annotations
 
